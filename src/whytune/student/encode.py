@@ -1,0 +1,249 @@
+"""Lessons and prompts as token ids, each token knowing what part it is.
+
+Pieces are tokenised separately and their ids joined, by one function for training, scoring
+and generating; so a span is exact by construction and never searched for. The order is fixed:
+[template header, system] [conversation] [question, answer cue] -> target. The conversation
+comes first so that all tasks about it share one prefix, token for token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from whytune.errors import EncodingError
+from whytune.recipe import Prompting, digest
+from whytune.records import Example, Lesson, Task
+from whytune.student.prompting import conversation_text, question_text
+from whytune.student.targets import SEPARATOR, Part, render
+
+CUT_MARK = " […] "
+"""Stands where the middle of a conversation was cut out."""
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What the student reads before it answers."""
+
+    prefix: Ids
+    """Header and conversation: the same for every task about one example."""
+    question: Ids
+    """Question and answer cue."""
+    cut: int = 0
+    """Tokens taken out of the middle of the conversation."""
+
+    @property
+    def ids(self) -> Ids:
+        """Prefix and question in one."""
+        return self.prefix + self.question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """One continuation of a prefix."""
+
+    ids: Ids
+    parts: tuple[Part, ...]
+    """One per id; everything but PROMPT is supervised."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A prefix with its branches: here one branch, a question with its target."""
+
+    prefix: Ids
+    branches: tuple[Branch, ...]
+    cut: int = 0
+
+    def __len__(self) -> int:
+        """Tokens, the prefix counted once."""
+        return len(self.prefix) + sum(len(branch.ids) for branch in self.branches)
+
+
+class Encoder:
+    """Turns examples and lessons into ids for one tokenizer and one way to prompt.
+
+    Raises:
+        EncodingError: the chat template cannot carry the prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompting: Prompting, context: int):
+        """`context` is the model's limit in tokens."""
+        self.tokenizer = tokenizer
+        self.prompting = prompting
+        self.context = context
+        header, footer = _frame(tokenizer, prompting.system)
+        self._header = self._special_ids(header)
+        self._footer = self._special_ids(footer)
+        self._cut_mark = self.text_ids(CUT_MARK)
+        self.separator = self.text_ids(SEPARATOR)
+        if tokenizer.eos_token_id is None:
+            raise EncodingError(
+                "the tokenizer has no end token; a student could never stop: choose another model"
+            )
+        self.end: int = tokenizer.eos_token_id
+
+    def text_ids(self, text: str) -> Ids:
+        """Ids of plain text; special tokens spelled out inside it stay text."""
+        return tuple(
+            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        )
+
+    def _special_ids(self, text: str) -> Ids:
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of ids; special tokens are left out unless asked for."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=not special)
+        assert isinstance(text, str)
+        return text
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the same example would be encoded differently."""
+        return digest([self._header, self._footer, self.prompting.model_dump(mode="json"),
+                       self.text_ids("a 1\n[…]")])  # fmt: skip
+
+    def prompt(self, example: Example, task: Task) -> Prompt:
+        """Encode an example and its question.
+
+        Raises:
+            EncodingError: the question alone fills `max_length`.
+        """
+        question = self.text_ids("\n\n" + question_text(task)) + self._footer
+        body = self.text_ids(conversation_text(example.turns, self.prompting.context_turns))
+        room = self.prompting.max_length - len(self._header) - len(question)
+        if room < len(self._cut_mark) + 2:
+            raise EncodingError(
+                f"task {task.name}: its question takes {len(question)} of prompt.max_length "
+                f"{self.prompting.max_length} tokens and leaves no room for the text; raise "
+                "prompt.max_length or shorten the question"
+            )
+        body, cut = self._cut(body, room)
+        return Prompt(prefix=self._header + body, question=question, cut=cut)
+
+    def _cut(self, body: Ids, room: int) -> tuple[Ids, int]:
+        if len(body) <= room:
+            return body, 0
+        kept = room - len(self._cut_mark)
+        head = kept // 2
+        tail = len(body) - (kept - head)
+        return body[:head] + self._cut_mark + body[tail:], tail - head
+
+    def labels(self, task: Task) -> dict[str, Ids]:
+        """Token ids of every label, written where the answer begins.
+
+        Raises:
+            EncodingError: a label has no tokens or cannot be written with this vocabulary, or
+                one label's tokens begin another's (the two could not be told apart).
+        """
+        return _label_ids(self, task)
+
+    def bundle(self, lesson: Lesson) -> Bundle:
+        """Encode a lesson; its target is never cut.
+
+        Raises:
+            EncodingError: prompt and target together pass the model's limit.
+        """
+        prompt = self.prompt(lesson.example, lesson.task)
+        ids, parts = list(prompt.question), [Part.PROMPT] * len(prompt.question)
+        for part, text in render(lesson.label, lesson.explanation, lesson.layout).pieces:
+            piece = self.text_ids(text)
+            ids += piece
+            parts += [part] * len(piece)
+        branch = Branch(ids=(*ids, self.end), parts=(*parts, Part.FRAME))
+        bundle = Bundle(prefix=prompt.prefix, branches=(branch,), cut=prompt.cut)
+        if len(bundle) > self.context:
+            raise EncodingError(
+                f"example {lesson.example.id}: {len(bundle)} tokens with its target, but the model "
+                f"reads {self.context}; lower prompt.max_length so that the target fits"
+            )
+        return bundle
+
+
+def supervised(bundle: Bundle, part: Part) -> int:
+    """How many tokens of a part a bundle supervises."""
+    return sum(branch.parts.count(part) for branch in bundle.branches)
+
+
+def audit(encoder: Encoder, lesson: Lesson) -> Bundle:
+    """Encode a lesson and prove its mask: the supervised tokens, decoded, are the label, the
+    explanation and nothing else.
+
+    Raises:
+        EncodingError: they are not.
+    """
+    encoder.labels(lesson.task)
+    bundle = encoder.bundle(lesson)
+    branch = bundle.branches[0]
+    for part, expected in ((Part.LABEL, lesson.label), (Part.EXPLANATION, lesson.explanation)):
+        ids = [i for i, p in zip(branch.ids, branch.parts, strict=True) if p is part]
+        found = encoder.decode(ids).strip()
+        if found != (expected or "").strip():
+            raise EncodingError(
+                f"example {lesson.example.id}: the supervised {part} tokens read {found[:60]!r}, "
+                f"expected {(expected or '')[:60]!r}; this tokenizer cannot write it: change the "
+                "text or the model"
+            )
+    return bundle
+
+
+@lru_cache(maxsize=64)
+def _label_ids(encoder: Encoder, task: Task) -> dict[str, Ids]:
+    labels = {name: encoder.text_ids(name) for name in task.label_names}
+    for name, ids in labels.items():
+        if not ids or encoder.decode(ids).strip() != name:
+            raise EncodingError(
+                f"task {task.name}: label {name!r} becomes {encoder.decode(ids)!r} in this "
+                "tokenizer; rename the label"
+            )
+    for name, ids in labels.items():
+        for other, other_ids in labels.items():
+            if name != other and other_ids[: len(ids)] == ids:
+                raise EncodingError(
+                    f"task {task.name}: the tokens of label {name!r} begin those of {other!r}, so "
+                    "the two cannot be told apart; rename one (01 and 10, not 1 and 10)"
+                )
+    return labels
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, system: str | None) -> tuple[str, str]:
+    """What the model's chat template puts before and after a user's words.
+
+    Two renderings that differ in the words alone agree exactly in what stands around them; no
+    marker of any template family has to be known or found.
+    """
+    if not tokenizer.chat_template:
+        start = tokenizer.decode(tokenizer("").input_ids)
+        return f"{start}{system}\n\n" if system else str(start), f"{SEPARATOR}Answer:{SEPARATOR}"
+    messages = [] if system is None else [{"role": "system", "content": system}]
+
+    def rendered(words: str) -> str:
+        # Fixed so that a prompt does not change with the calendar; templates that know
+        # neither name ignore it.
+        fixed: dict[str, Any] = {"date_string": "01 Jan 2026", "enable_thinking": False}
+        text = tokenizer.apply_chat_template(
+            [*messages, {"role": "user", "content": words}],
+            tokenize=False, add_generation_prompt=True, **fixed,
+        )  # fmt: skip
+        assert isinstance(text, str)
+        return text
+
+    try:
+        one, two = rendered("A"), rendered("B")
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        raise EncodingError(
+            f"the model's chat template refuses the prompt ({error}); drop prompt.system or "
+            "choose another model"
+        ) from None
+    at = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), None)
+    if at is None or one[:at] + "B" + one[at + 1 :] != two:
+        raise EncodingError(
+            "the model's chat template changes or repeats the user's words; choose another model"
+        )
+    return one[:at], one[at + 1 :]

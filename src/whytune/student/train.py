@@ -1,0 +1,294 @@
+"""The one training loop.
+
+An update takes `per_device_train_batch_size x gradient_accumulation_steps` lessons. Its loss is
+the sum of the negative log-likelihoods of its supervised tokens, divided by their number: it
+does not depend on how the lessons are divided into forward passes or padded. An interrupted
+training goes on from its last checkpoint and ends where the uninterrupted one ends, bit for
+bit on a CPU in float32.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from whytune.errors import TrainingError
+from whytune.recipe import Train
+from whytune.student import checkpoint
+from whytune.student.checkpoint import Checkpoint
+from whytune.student.encode import Bundle
+from whytune.student.models import Student
+from whytune.student.rows import Row, logits
+from whytune.student.targets import Part
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where training stands; all of it goes into a checkpoint."""
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One row per measurement: step, epoch, train_loss, label_nll, learning_rate."""
+    loss_sum: float = 0.0
+    """Losses of the updates since the last measurement."""
+    best: float = math.inf
+    stale: int = 0
+    """Measurements since the best one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What training did."""
+
+    history: tuple[dict[str, Any], ...]
+    updates: int
+    tokens: int
+    """Tokens that went through the student, prompts included."""
+    stopped_early: bool
+
+
+def row(bundle: Bundle) -> tuple[Row, list[int]]:
+    """A bundle of one branch as a row, with the supervised ids that its wanted positions predict.
+
+    The id at position t is predicted at t - 1, which for a branch's first id is the last
+    position of the prefix.
+    """
+    (branch,) = bundle.branches
+    start = len(bundle.prefix)
+    supervised = [at for at, part in enumerate(branch.parts) if part is not Part.PROMPT]
+    wanted = tuple(start + at - 1 for at in supervised)
+    return Row(trunk=bundle.prefix + branch.ids, wanted=wanted), [branch.ids[at] for at in supervised]
+
+
+def token_nll(student: Student, bundles: Sequence[Bundle]) -> Tensor:
+    """Negative log-likelihood of every supervised token.
+
+    Returns:
+        Nats, float32, (supervised tokens of all bundles in their order,).
+    """
+    rows = [row(bundle) for bundle in bundles]
+    found = logits(student.model, [r for r, _ in rows], student.pad)
+    targets = torch.tensor([token for _, ids in rows for token in ids], device=found.device)
+    return torch.nn.functional.cross_entropy(found, targets, reduction="none")
+
+
+def schedule(n: int, settings: Train, processes: int = 1) -> int:
+    """How many updates `n` lessons make."""
+    size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes
+    return max(1, math.ceil(n * settings.num_train_epochs / size))
+
+
+def lesson_order(n: int, seed: int) -> Iterator[int]:
+    """Endless passes over `n` lessons, each in an order of its own drawn from the seed."""
+    epoch = 0
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        yield from torch.randperm(n, generator=generator).tolist()
+        epoch += 1
+
+
+def train(
+    student: Student,
+    bundles: Sequence[Bundle],
+    settings: Train,
+    *,
+    seed: int,
+    folder: Path,
+    measure: Callable[[], float],
+    advance: Callable[[int, float], None] = lambda step, loss: None,
+) -> Trained:
+    """Teach a student its lessons, in place.
+
+    Args:
+        student: base with a fresh adapter.
+        bundles: the encoded lessons.
+        settings: learning rate, batch, epochs, choice of checkpoint.
+        seed: draws the order of the lessons and the dropout.
+        folder: where checkpoints go; one that is there and whole is gone on from.
+        measure: mean label NLL (nats) on held-out examples, called between updates; the
+            adapter of its lowest value is kept with `load_best_model_at_end`.
+        advance: called after each update with the step and its loss.
+
+    Raises:
+        TrainingError: a loss that is not a finite number.
+    """
+    accelerator = Accelerator(mixed_precision="bf16" if _is_bf16(student) else "no")
+    total = schedule(len(bundles), settings, accelerator.num_processes)
+    parameters = [p for p in student.model.parameters() if p.requires_grad]
+    optimizer = AdamW(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=1e-8
+    )
+    scheduler = get_scheduler(
+        settings.lr_scheduler_type, optimizer,
+        num_warmup_steps=round(settings.warmup_ratio * total), num_training_steps=total,
+    )  # fmt: skip
+    student.model, prepared = accelerator.prepare(student.model, optimizer)
+    loop = _Loop(student, bundles, settings, accelerator, prepared, scheduler, total, seed, folder)
+    torch.manual_seed(seed)
+    loop.resume()
+    loop.run(measure, advance)
+    student.model = accelerator.unwrap_model(student.model)
+    return Trained(
+        history=tuple(loop.at.history),
+        updates=loop.at.step,
+        tokens=loop.tokens(),
+        stopped_early=loop.at.step < total,
+    )
+
+
+class _Loop:
+    """The state of one training and the steps that move it."""
+
+    def __init__(
+        self, student: Student, bundles: Sequence[Bundle], settings: Train,
+        accelerator: Accelerator, optimizer: Any, scheduler: LambdaLR, total: int, seed: int,
+        folder: Path,
+    ):  # fmt: skip
+        self.student, self.bundles, self.settings = student, bundles, settings
+        self.accelerator, self.optimizer, self.scheduler = accelerator, optimizer, scheduler
+        self.total, self.seed, self.folder = total, seed, folder
+        self.at = Progress()
+        self.best_adapter: dict[str, Tensor] = {}
+        self.order: list[int] = []
+        self.stream = lesson_order(len(bundles), seed)
+        self.size = (settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+                     * accelerator.num_processes)  # fmt: skip
+
+    def run(self, measure: Callable[[], float], advance: Callable[[int, float], None]) -> None:
+        every = self.settings.eval_steps or max(1, round(len(self.bundles) / self.size))
+        patience = self.settings.early_stopping_patience
+        while self.at.step < self.total and not (patience and self.at.stale >= patience):
+            loss = self._update(self._lessons(self.at.step))
+            self.at.step += 1
+            self.at.loss_sum += loss
+            advance(self.at.step, loss)
+            if self.at.step % every == 0 or self.at.step == self.total:
+                self._measure(measure)
+                self._save()
+        if self.settings.load_best_model_at_end and self.best_adapter:
+            set_peft_model_state_dict(self._adapted, self.best_adapter)
+
+    def tokens(self) -> int:
+        """Tokens of all lessons seen so far."""
+        return sum(len(b) for step in range(self.at.step) for b in self._lessons(step))
+
+    def resume(self) -> None:
+        found = checkpoint.newest(self.folder)
+        if found is None:
+            return
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in found.tensors.items():
+            group, _, rest = name.partition("/")
+            groups.setdefault(group, {})[rest] = tensor
+        set_peft_model_state_dict(self._adapted, groups["adapter"])
+        self.best_adapter = groups.get("best", {})
+        self.scheduler.load_state_dict(dict(found.facts["scheduler"]))
+        self._load_optimizer(groups["optimizer"])
+        torch.set_rng_state(groups["rng"]["cpu"])
+        if "cuda" in groups["rng"]:
+            torch.cuda.set_rng_state(groups["rng"]["cuda"])
+        self.at = Progress(step=found.step, **found.facts["progress"])
+        self.at.best = math.inf if self.at.best is None else self.at.best
+
+    @property
+    def _adapted(self) -> Any:
+        return self.accelerator.unwrap_model(self.student.model)
+
+    def _lessons(self, step: int) -> list[Bundle]:
+        """The lessons of an update: the same for every division into forward passes."""
+        first = step * self.size
+        while len(self.order) < first + self.size:
+            self.order.append(next(self.stream))
+        return [self.bundles[i] for i in self.order[first : first + self.size]]
+
+    def _update(self, lessons: list[Bundle]) -> float:
+        self.student.model.train()
+        supervised = sum(p is not Part.PROMPT for b in lessons for p in b.branches[0].parts)
+        own = lessons[self.accelerator.process_index :: self.accelerator.num_processes]
+        # Sorted, so that little is padded; the sum over the update does not mind the order.
+        own = sorted(own, key=len)
+        size = self.settings.per_device_train_batch_size
+        passes = [own[at : at + size] for at in range(0, len(own), size)]
+        loss = torch.zeros((), device=self.accelerator.device)
+        for index, lessons_of_pass in enumerate(passes):
+            last = index == len(passes) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.student.model):
+                part = token_nll(self.student, lessons_of_pass).sum() / supervised
+                # Gradients are averaged over processes; the loss is a sum over them.
+                self.accelerator.backward(part * self.accelerator.num_processes)
+                loss += part.detach()
+        value = float(self.accelerator.reduce(loss))
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"update {self.at.step + 1}: the loss is {value}; lower train.learning_rate "
+                f"(now {self.settings.learning_rate})"
+            )
+        self.accelerator.clip_grad_norm_(
+            [p for p in self.student.model.parameters() if p.requires_grad],
+            self.settings.max_grad_norm,
+        )
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        return value
+
+    def _measure(self, measure: Callable[[], float]) -> None:
+        label_nll = measure()
+        previous = self.at.history[-1]["step"] if self.at.history else 0
+        self.at.history.append({
+            "step": self.at.step,
+            "epoch": self.at.step * self.size / len(self.bundles),
+            "train_loss": self.at.loss_sum / (self.at.step - previous),
+            "label_nll": label_nll,
+            "learning_rate": self.scheduler.get_last_lr()[0],
+        })  # fmt: skip
+        self.at.loss_sum = 0.0
+        self.at.stale += 1
+        if label_nll < self.at.best:
+            self.at.best, self.at.stale = label_nll, 0
+            if self.settings.load_best_model_at_end:
+                state = get_peft_model_state_dict(self._adapted)
+                self.best_adapter = {name: t.detach().clone() for name, t in state.items()}
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        state = get_peft_model_state_dict(self._adapted)
+        tensors = {f"adapter/{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best_adapter.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}.{name}": t for name, t in moments.items()}
+        tensors["rng/cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["rng/cuda"] = torch.cuda.get_rng_state()
+        progress = {"history": self.at.history, "loss_sum": self.at.loss_sum,
+                    "best": self.at.best, "stale": self.at.stale}  # fmt: skip
+        scheduler = {name: value for name, value in self.scheduler.state_dict().items()
+                     if name != "lr_lambdas"}  # fmt: skip
+        checkpoint.save(self.folder, Checkpoint(
+            step=self.at.step, tensors=tensors,
+            facts={"progress": progress, "scheduler": scheduler},
+        ))  # fmt: skip
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        state = self.optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+        groups = [{**group, "lr": self.scheduler.get_last_lr()[0]} for group in state["param_groups"]]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _is_bf16(student: Student) -> bool:
+    return student.model.dtype is torch.bfloat16

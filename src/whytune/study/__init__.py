@@ -1,0 +1,1 @@
+"""The grid of runs, and what is shown of it: tables, pictures, the page."""

@@ -1,0 +1,48 @@
+"""The tasks that whytune brings along.
+
+The three dimensions of conversation quality follow the definitions of Regularization Through
+Reasoning (arXiv 2511.02044, section 2.2) in our words; usefulness is FeedbackQA's rating.
+"""
+
+from whytune.records import Kind, Label, Task
+
+
+def _five_points(name: str, question: str, lowest: str, highest: str) -> Task:
+    definitions = {"1": lowest, "5": highest}
+    labels = tuple(Label(name=str(i), definition=definitions.get(str(i), "")) for i in range(1, 6))
+    return Task(name=name, kind=Kind.ORDINAL, question=question, labels=labels)
+
+
+BUILT_IN: dict[str, Task] = {
+    task.name: task
+    for task in (
+        _five_points(
+            "naturalness",
+            "How natural does the last reply sound: human, fitting the other's tone and feelings, "
+            "free of scripted or repetitive phrases?",
+            "robotic",
+            "fully natural",
+        ),
+        _five_points(
+            "comprehensiveness",
+            "How completely does the last reply cover everything that matters in what was asked?",
+            "covers nothing",
+            "covers everything",
+        ),
+        _five_points(
+            "on_topic",
+            "How closely does the last reply keep to what the other wants, without drifting into "
+            "unrelated things?",
+            "off topic",
+            "fully on topic",
+        ),
+        Task(
+            name="usefulness",
+            kind=Kind.ORDINAL,
+            question="How well does the passage answer the question?",
+            labels=tuple(
+                Label(name=name) for name in ("Bad", "Could be Improved", "Acceptable", "Excellent")
+            ),
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""From raw replies to verdicts, and from verdicts to lessons."""
