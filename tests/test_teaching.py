@@ -322,6 +322,3 @@ def test_what_cannot_be_taught() -> None:
         explanations.lessons(examples(3), same, TASK, {"sure": Arm(explanation="confidence")})
     with pytest.raises(TeachingError, match=r"no example can be taught \(2 with no verdict"):
         explanations.lessons(examples(2), [], TASK, {"label": Arm()})
-    odd = {"odd": Arm(explanation="assessment", layout=Layout.LABEL)}
-    with pytest.raises(TeachingError, match=r"arms\.odd: found layout label"):
-        explanations.lessons(examples(3), same, TASK, odd)

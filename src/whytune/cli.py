@@ -5,11 +5,13 @@ work failed, 2 the input is wrong, 130 interrupted.
 """
 
 import json
+import logging
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -40,25 +42,35 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="Folder to write to (default: studies/NAME).")
 ]
 
+INTERRUPTED = 130
+"""What typer answers when Ctrl-C ends a command."""
 PARTS = {"prompt": "dim", "label": "bold black on green", "explanation": "black on cyan",
          "frame": "black on yellow"}  # fmt: skip
 
 
 def main() -> None:
     """Run a command; a fault of whytune's own is printed without a traceback."""
+    _quieten_libraries()
     try:
-        status = app(standalone_mode=False)
+        app()
     except WhytuneError as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(error.exit_code) from None
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(2) from None
-    except (KeyboardInterrupt, click.Abort):
-        message = "interrupted; the same command goes on where it stopped"
-        print(message, file=sys.stderr)  # noqa: T201
-        raise SystemExit(130) from None
-    raise SystemExit(status or 0)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            message = "interrupted; the same command goes on where it stopped"
+            print(message, file=sys.stderr)  # noqa: T201
+        raise
+
+
+def _quieten_libraries() -> None:
+    """Bars and notices of the libraries below; only here, where whytune is the application."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # bitsandbytes looks for an optional kernel at import and says so when there is none.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    # peft 0.21 reads a name that transformers 5.23 has deprecated.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 @app.command()
@@ -107,6 +119,22 @@ def train(
 
 
 @app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    on: Annotated[str, typer.Option("--on", metavar="CORPUS", help="A corpus of its recipe.")],
+    as_json: AsJson = False,
+) -> None:
+    """Measure a saved student anew, with intervals."""
+    from whytune import pipeline
+
+    card = store.plain(pipeline.evaluate(run, on, Progress()))
+    if as_json:
+        _print_json(card)
+    else:
+        _print(_figures(card))
+
+
+@app.command()
 def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Lint data, show what is supervised in real lessons, audit labels, estimate the work."""
     from whytune.study import check as checks
@@ -128,12 +156,15 @@ def merge(
 ) -> None:
     """Merge the teachers' replies into verdicts and say how far they agree (without torch)."""
     from whytune import pipeline
+    from whytune.material import gather
 
     plan = recipe_file.load(recipe, overrides or ())
     folder = out or _default_folder(plan)
+    materials = gather(plan)
+    pipeline.claim(folder, plan)
     results = []
-    for (corpus, task), material in pipeline.gather(plan).items():
-        path = folder / "verdicts" / f"{corpus}-{task}.jsonl"
+    for (corpus, task), material in materials.items():
+        path = folder / "verdicts" / f"{corpus}--{task}.jsonl"
         store.write_jsonl(path, material.verdicts.values())
         results.append({"corpus": corpus, "task": task, "verdicts": str(path),
                         **material.agreement()})  # fmt: skip

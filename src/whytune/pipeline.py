@@ -1,87 +1,41 @@
 """The whole story on one page: a recipe's corpora become lessons, a student learns them, and
 what it answers is measured.
 
-`gather` reads and merges; `run` teaches and measures one cell of a study. Everything that
-needs torch is imported where it is used, so that merging and reporting work without it.
+`material.gather` reads and merges; `run` teaches and measures one cell of a study; `evaluate`
+measures it elsewhere. What needs torch is imported where it is used, so that merging and
+reporting work without it.
 """
 
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whytune import corpora, store
-from whytune.corpora import Corpus
-from whytune.errors import FolderError, MissingExtraError, TeachingError
+from whytune import recipe_file, store
+from whytune.errors import FolderError, MissingExtraError, RecipeError
 from whytune.evidence import metrics
+from whytune.material import Material, gather
 from whytune.progress import Progress
 from whytune.recipe import Recipe, digest, dump
 from whytune.records import (
-    Annotation,
     Example,
-    Kind,
     Layout,
     Lesson,
     Prediction,
-    Reference,
     Scorecard,
     Split,
     Task,
-    Verdict,
 )
-from whytune.teaching import agreement, explanations, merge, replies
+from whytune.teaching import explanations
 
 if TYPE_CHECKING:
     from whytune.student.encode import Bundle
     from whytune.student.models import Student
     from whytune.student.train import Trained
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What one corpus has to say about one task, for every arm and seed."""
-
-    corpus: Corpus
-    task: Task
-    annotations: tuple[Annotation, ...]
-    verdicts: Mapping[str, Verdict]
-    """Example id -> verdict."""
-    lessons: Mapping[str, tuple[Lesson, ...]]
-    """Arm -> lessons; the same examples in every arm."""
-    dropped: Mapping[str, int]
-    """Why training examples are taught in no arm -> how many."""
-    references: Mapping[str, Reference]
-    """Validation or test example id -> what an answer is measured against."""
-    reference: str
-    """`gold` (people, on test examples that have it) or `verdict` (the teachers)."""
-
-    def part(self, split: Split) -> tuple[Example, ...]:
-        """The examples of a split that can be measured."""
-        return tuple(
-            e for e in self.corpus.examples if e.split is split and e.id in self.references
-        )
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """Example id -> group."""
-        return {example.id: example.group for example in self.corpus.examples}
-
-    @property
-    def scores(self) -> list[float] | None:
-        """Verdict scores of the lessons, in their order; None for a nominal task."""
-        if self.task.kind is Kind.NOMINAL:
-            return None
-        taught = next(iter(self.lessons.values()))
-        scores = [self.verdicts[lesson.example.id].score for lesson in taught]
-        return [score for score in scores if score is not None]
-
-    def agreement(self) -> dict[str, Any]:
-        """How far the teachers agree."""
-        return agreement.summary(self.annotations, self.task)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +49,8 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Names its folder."""
-        return f"{self.corpus}-{self.task}-{self.arm}-s{self.seed}"
+        """Names its folder; no name holds a double dash, so no two cells share one."""
+        return f"{self.corpus}--{self.task}--{self.arm}--s{self.seed}"
 
 
 @dataclass(slots=True)
@@ -113,57 +67,23 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def gather(recipe: Recipe) -> dict[tuple[str, str], Material]:
-    """Read the corpora, read and merge the replies, and make every arm's lessons.
-
-    Returns:
-        (corpus, task) -> material, in the recipe's order.
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Make a folder that of a recipe; what is in it is checked run by run, by `finished`.
 
     Raises:
-        CorpusError, TeachingError: what was handed in cannot be taught.
+        FolderError: it holds something else, or cannot be written.
     """
-    found = {}
-    for name, spec in recipe.corpora.items():
-        tasks = [t for t in recipe.resolved_tasks() if spec.task in (None, t.name)]
-        corpus = corpora.load(name, spec, recipe.resolved_tasks())
-        for task in tasks:
-            found[name, task.name] = _material(recipe, corpus, task, spec.seed)
-    return found
-
-
-def _material(recipe: Recipe, corpus: Corpus, task: Task, seed: int) -> Material:
-    annotations = replies.read_all([r for r in corpus.replies if r.task == task.name], [task])
-    verdicts = {v.example_id: v for v in merge.merge(annotations, task, seed)}
-    training = [e for e in corpus.examples if e.split is Split.TRAIN]
-    taught = explanations.lessons(training, list(verdicts.values()), task, recipe.arms)
-    references, kind = _references(corpus.examples, verdicts, task)
-    return Material(
-        corpus=corpus, task=task, annotations=tuple(annotations), verdicts=verdicts,
-        lessons=taught.by_arm, dropped=taught.dropped, references=references, reference=kind,
-    )  # fmt: skip
-
-
-def _references(
-    examples: Sequence[Example], verdicts: Mapping[str, Verdict], task: Task
-) -> tuple[dict[str, Reference], str]:
-    """People's word where test examples have it, else the teachers' verdict; never both."""
-    of_teachers = {
-        v.example_id: Reference(label=v.label, score=v.score)
-        for v in verdicts.values()
-        if v.label is not None
-    }
-    test = [e for e in examples if e.split is Split.TEST]
-    gold = {e.id: e.gold[task.name] for e in test if task.name in e.gold}
-    of_test = gold or {e.id: of_teachers[e.id] for e in test if e.id in of_teachers}
-    labels = {reference.label for reference in of_test.values()}
-    if len(labels) < 2:
-        raise TeachingError(
-            f"task {task.name}: the {len(of_test)} test examples carry {len(labels)} label(s) "
-            f"({', '.join(sorted(labels)) or 'none'}); expected two or more, or nothing can be "
-            "compared; take more test examples"
-        )
-    validation = [e.id for e in examples if e.split is Split.VALIDATION and e.id in of_teachers]
-    return {**{i: of_teachers[i] for i in validation}, **of_test}, "gold" if gold else "verdict"
+    mark = folder / "recipe.yaml"
+    try:
+        if folder.exists() and not mark.exists() and any(folder.iterdir()):
+            raise FolderError(
+                f"{folder}: holds files but no recipe.yaml, so it is no study; choose another --out"
+            )
+        store.write_text(mark, dump(recipe))
+    except OSError as error:
+        raise FolderError(
+            f"{folder}: cannot be written ({error.strerror}); choose another --out"
+        ) from None
 
 
 def cell_digest(recipe: Recipe, cell: Cell, material: Material) -> str:
@@ -199,8 +119,14 @@ def finished(recipe: Recipe, cell: Cell, material: Material, folder: Path) -> bo
     return bool(facts.get("state") == "finished")
 
 
-def run(recipe: Recipe, cell: Cell, material: Material, folder: Path, show: Progress) -> Scorecard:
+def run(
+    recipe: Recipe, cell: Cell, material: Material, folder: Path, show: Progress,
+    begin: Callable[[], None] = lambda: None,
+) -> Scorecard:  # fmt: skip
     """Teach and measure one student; goes on from its last checkpoint where there is one.
+
+    `begin` is called before anything is written, once the model is loaded and the lessons are
+    proved, so that what is wrong with the input leaves nothing behind.
 
     Raises:
         WhytuneError: whatever stops it; the folder stays fit to go on from.
@@ -215,19 +141,22 @@ def run(recipe: Recipe, cell: Cell, material: Material, folder: Path, show: Prog
         **_identity(cell, material),
         **store.provenance(),
     }
-    store.write_text(folder / "recipe.yaml", dump(recipe))
-    store.write_json(folder / "run.json", facts)
     with clock.stage("load"):
         base = models.find(recipe.model, log=show.say)
         student = models.load(base, recipe.prompt, dtype=recipe.train.dtype,
                               load_in_4bit=recipe.train.load_in_4bit)  # fmt: skip
     bundles = encode(student, material.lessons[cell.arm])
     student = models.adapt(student, recipe.train, cell.seed)
+    begin()
+    store.write_text(folder / "recipe.yaml", dump(recipe))
+    store.write_json(folder / "run.json", facts)
     facts["adapter_init"] = models.fingerprint(student)
     with clock.stage("train"):
         trained = _teach(recipe, cell, material, student, bundles, folder, show)
     facts |= _training_facts(material, cell, bundles, trained)
-    models.save_adapter(student, folder / "adapter", _adapter_facts(recipe, cell, material, student))
+    models.save_adapter(
+        student, folder / "adapter", _adapter_facts(recipe, cell, material, student)
+    )
     with clock.stage("predict"):
         predictions = _answer(recipe, cell, material, student, show)
     card = record(folder, predictions, material, recipe)
@@ -429,3 +358,30 @@ def _show_examples(
             "taught": explanations.explanation(verdict, recipe.arms[cell.arm]) if verdict else None,
         })  # fmt: skip
     store.write_json(folder / "examples.json", rows)
+
+
+def evaluate(folder: Path, corpus: str, show: Progress) -> Scorecard:
+    """Measure a finished student anew on the test part of a corpus of its recipe.
+
+    Raises:
+        FolderError: no finished run there.
+        RecipeError: its recipe has no such corpus.
+    """
+    facts = store.read_json(folder / "run.json")
+    if facts.get("state") != "finished":
+        raise FolderError(f"{folder}: its training is not finished; run its study again first")
+    recipe = recipe_file.load(folder / "recipe.yaml")
+    if corpus not in recipe.corpora:
+        raise RecipeError(
+            f"--on {corpus}: not in the run's recipe; found {', '.join(recipe.corpora)}"
+        )
+    material = gather(recipe)[corpus, facts["task"]]
+    require_torch()
+    from whytune.student import models
+
+    base = models.load(models.find(recipe.model, log=show.say), recipe.prompt,
+                       dtype=recipe.train.dtype, load_in_4bit=recipe.train.load_in_4bit)  # fmt: skip
+    student = models.attach(base, folder / "adapter")
+    answers = ask(recipe, student, material.part(Split.TEST), material.task,
+                  Layout(facts["layout"]), show, f"{folder.name} on {corpus}")  # fmt: skip
+    return scorecard(answers, material, recipe)

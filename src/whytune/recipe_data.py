@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from whytune.records import Kind, Label, Task
-from whytune.settings import Count, Either, Positive, Settings, refuse
+from whytune.settings import Count, Either, FolderName, Positive, Settings, refuse
 
 
 class Columns(Settings):
@@ -90,7 +90,7 @@ class LabelSpec(Settings):
 class TaskSpec(Settings):
     """A task of your own."""
 
-    name: str
+    name: FolderName
     """Its name in tables and folders."""
     kind: Kind = Kind.NOMINAL
     """`ordinal` (labels from lowest to highest) or `nominal`."""

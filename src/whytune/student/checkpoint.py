@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from whytune import store
 
 MANIFEST = "manifest.json"
+FILES = ("facts.json", "state.safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,6 @@ def newest(folder: Path) -> Checkpoint | None:
 def _verified(path: Path) -> bool:
     try:
         sums = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return bool(sums) and all(store.sha256(path / name) == sums[name] for name in sums)
-    except (OSError, ValueError, SafetensorError):
+        return bool(sums == {name: store.sha256(path / name) for name in FILES})
+    except (OSError, ValueError):
         return False

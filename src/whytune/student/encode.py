@@ -113,7 +113,7 @@ class Encoder:
         """Encode an example and its question.
 
         Raises:
-            EncodingError: the question alone fills `max_length`.
+            EncodingError: the question alone fills `max_length`, or the prompt the model's limit.
         """
         question = self.text_ids("\n\n" + question_text(task)) + self._footer
         body = self.text_ids(conversation_text(example.turns, self.prompting.context_turns))
@@ -125,7 +125,13 @@ class Encoder:
                 "prompt.max_length or shorten the question"
             )
         body, cut = self._cut(body, room)
-        return Prompt(prefix=self._header + body, question=question, cut=cut)
+        prompt = Prompt(prefix=self._header + body, question=question, cut=cut)
+        if len(prompt.ids) >= self.context:
+            raise EncodingError(
+                f"example {example.id}: its prompt takes {len(prompt.ids)} tokens, but the model "
+                f"reads {self.context}; lower prompt.max_length so that an answer fits"
+            )
+        return prompt
 
     def _cut(self, body: Ids, room: int) -> tuple[Ids, int]:
         if len(body) <= room:

@@ -22,10 +22,12 @@ from peft import (
     get_peft_model_state_dict,
     prepare_model_for_kbit_training,
 )
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
 )
 
@@ -120,9 +122,9 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(base.location, revision=base.revision)
         model = AutoModelForCausalLM.from_pretrained(
             base.location, revision=base.revision, dtype=compute, use_safetensors=True,
-            attn_implementation="sdpa", device_map={"": device}, **extra,
+            device_map={"": device}, **extra,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ModelError(
             f"model {base.name}: cannot be had ({reason}); give a local folder, an alias "
@@ -130,6 +132,8 @@ def load(
         ) from None
     if load_in_4bit:
         _keep_backward_exact(model)
+    # The base's own habits (a repetition penalty, forced tokens) would slip into every answer.
+    model.generation_config = GenerationConfig()
     context = int(getattr(model.config, "max_position_embeddings", None) or 2**20)
     return Student(
         model=model.eval(), encoder=Encoder(tokenizer, prompting, context), base=base
@@ -148,12 +152,9 @@ def adapt(student: Student, settings: Train, seed: int) -> Student:
     if isinstance(model, PeftModel):
         raise ModelError(f"{student.base.name}: has an adapter already; load the base anew")
     if settings.load_in_4bit:
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=settings.gradient_checkpointing
-        )
-    elif settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if settings.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(seed)
     config = LoraConfig(
         task_type="CAUSAL_LM", bias="none", r=settings.lora_r, lora_alpha=settings.lora_alpha,
@@ -174,13 +175,18 @@ def attach(student: Student, folder: Path) -> Student:
     """Put a saved adapter on its base, frozen and ready to answer.
 
     Raises:
-        ModelError: the folder holds no adapter.
+        ModelError: the folder holds no adapter, or one of another base.
     """
     try:
         model = PeftModel.from_pretrained(student.model, str(folder))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: no adapter there ({str(error).splitlines()[0][:200]}); give a "
                          "PEFT folder") from None  # fmt: skip
+    except RuntimeError as error:  # matrices of other shapes
+        raise ModelError(
+            f"{folder}: does not fit on {student.base.name} ({' '.join(str(error).split())[:200]}); "
+            "give the base that it was taught on"
+        ) from None
     return Student(model=model.eval(), encoder=student.encoder, base=student.base)
 
 

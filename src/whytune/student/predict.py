@@ -6,6 +6,7 @@ the product along its path. A student that explains first is asked for its expla
 for the label that follows it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -107,7 +108,8 @@ def prediction(
     example_id: str, task: Task, log_probs: dict[str, float], explanation: str | None = None
 ) -> Prediction:
     """A prediction from label log-probabilities; unreadable where they are not numbers."""
-    if not all(value <= 1e-6 for value in log_probs.values()):  # false for NaN too
+    # The first is false for NaN too; the second where no label is possible at all.
+    if not all(p <= 1e-6 for p in log_probs.values()) or max(log_probs.values()) == -math.inf:
         return Prediction(
             example_id=example_id, task=task.name, outcome=Outcome.UNREADABLE, label=None,
             log_probs={}, explanation=explanation,

@@ -192,7 +192,8 @@ class _Loop:
             groups.setdefault(group, {})[rest] = tensor
         set_peft_model_state_dict(self._adapted, groups["adapter"])
         self.best_adapter = groups.get("best", {})
-        self.scheduler.load_state_dict(dict(found.facts["scheduler"]))
+        # The schedule itself is no state; LambdaLR wants the name all the same.
+        self.scheduler.load_state_dict({**found.facts["scheduler"], "lr_lambdas": [None]})
         self._load_optimizer(groups["optimizer"])
         torch.set_rng_state(groups["rng"]["cpu"])
         if "cuda" in groups["rng"]:

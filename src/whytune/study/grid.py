@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from whytune import pipeline, store
-from whytune.errors import FolderError, RecipeError
+from whytune.errors import RecipeError
 from whytune.evidence import baselines
 from whytune.evidence.compare import compare, sentence
-from whytune.pipeline import Cell, Material
+from whytune.material import Material, gather
+from whytune.pipeline import Cell
 from whytune.progress import Progress
-from whytune.recipe import Recipe, digest, dump
+from whytune.recipe import Recipe, digest
 from whytune.records import Comparison, Layout, Prediction, Scorecard, Split
 from whytune.student.prompting import conversation_text
 from whytune.study import report
@@ -47,17 +48,10 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     pipeline.require_torch()
-    materials = pipeline.gather(recipe)
-    _claim(folder, recipe)
+    materials = gather(recipe)
     asked = cells(recipe, materials)
-    for number, cell in enumerate(asked, start=1):
-        material, place = materials[cell.corpus, cell.task], folder / "runs" / cell.id
-        if pipeline.finished(recipe, cell, material, place):
-            show.say(f"{cell.id}: finished before ({number} of {len(asked)})")
-            continue
-        show.say(f"{cell.id}: run {number} of {len(asked)}")
-        card = pipeline.run(recipe, cell, material, place, show)
-        show.say(f"{cell.id}: {_short(card)}")
+    _run(recipe, materials, asked, folder, show)
+    pipeline.claim(folder, recipe)
     for material in materials.values():
         _write_baselines(recipe, material, folder, show)
     summary = _summary(recipe, materials, asked, folder)
@@ -70,13 +64,30 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     return {**summary, "report": str(report.build(folder))}
 
 
+def _run(
+    recipe: Recipe, materials: Materials, asked: Sequence[Cell], folder: Path, show: Progress
+) -> None:
+    """Run the cells that are not there yet; all are looked at before the first one is begun."""
+    places = {cell: (materials[cell.corpus, cell.task], folder / "runs" / cell.id)
+              for cell in asked}  # fmt: skip
+    there = {cell for cell in asked if pipeline.finished(recipe, cell, *places[cell])}
+    for number, cell in enumerate(asked, start=1):
+        if cell in there:
+            show.say(f"{cell.id}: finished before ({number} of {len(asked)})")
+            continue
+        show.say(f"{cell.id}: run {number} of {len(asked)}")
+        card = pipeline.run(recipe, cell, *places[cell], show,
+                            begin=lambda: pipeline.claim(folder, recipe))  # fmt: skip
+        show.say(f"{cell.id}: {_short(card)}")
+
+
 def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dict[str, Any]:
     """Teach and measure one student.
 
     Raises:
         RecipeError: the recipe has no such arm, or several corpora, tasks or seeds.
     """
-    materials = pipeline.gather(recipe)
+    materials = gather(recipe)
     if len(materials) > 1 or len(recipe.seeds) > 1:
         raise RecipeError(
             f"{recipe.name}: found {len(materials)} corpora x tasks and {len(recipe.seeds)} seeds; "
@@ -87,10 +98,8 @@ def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dic
         raise RecipeError(f"--arm {arm}: no such arm; found {', '.join(recipe.arms)}")
     (corpus, task) = next(iter(materials))
     cell = Cell(corpus=corpus, task=task, arm=arm, seed=recipe.seeds[0])
-    material, place = materials[corpus, task], folder / "runs" / cell.id
-    _claim(folder, recipe)
-    if not pipeline.finished(recipe, cell, material, place):
-        pipeline.run(recipe, cell, material, place, show)
+    _run(recipe, materials, [cell], folder, show)
+    place = folder / "runs" / cell.id
     return {"run": str(place), "scorecard": store.read_json(place / "scorecard.json")}
 
 
@@ -98,16 +107,6 @@ def peak_rss_mb() -> float:
     """Most memory this process has held, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Take a folder for a study, or refuse one that is something else."""
-    if (folder / "recipe.yaml").exists() or not folder.exists() or not any(folder.iterdir()):
-        store.write_text(folder / "recipe.yaml", dump(recipe))
-        return
-    raise FolderError(
-        f"{folder}: holds files but no recipe.yaml, so it is no study; choose another --out"
-    )
 
 
 def _write_baselines(recipe: Recipe, material: Material, folder: Path, show: Progress) -> None:
@@ -120,7 +119,7 @@ def _write_baselines(recipe: Recipe, material: Material, folder: Path, show: Pro
 
 
 def _baseline_folder(folder: Path, material: Material, name: str) -> Path:
-    return folder / "baselines" / f"{material.corpus.name}-{material.task.name}-{name}"
+    return folder / "baselines" / f"{material.corpus.name}--{material.task.name}--{name}"
 
 
 def _without_model(recipe: Recipe, material: Material, name: str) -> list[Prediction]:
@@ -253,21 +252,38 @@ def _comparison_row(material: Material, comparison: Comparison) -> dict[str, Any
 def finding(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
     """What was found, in one sentence, also when it is nothing.
 
-    Counts, over corpora, tasks and arms with explanation, on how many the label loss differs
-    from that of the arm without, by an interval that leaves out zero.
+    First whether the arms differ in label loss (of several comparisons: how many do, by an
+    interval that leaves out zero), then how the best arm stands to the training mean or the
+    most frequent label.
     """
     losses = [c for c in comparisons if c["metric"] == "label_nll"]
     if not losses:
-        names = ", ".join(dict.fromkeys(row["name"] for row in rows if row["role"] == "arm"))
-        return f"One arm only ({names}): nothing to compare."
-    if len(losses) == 1:
-        return f"On {losses[0]['corpus']}, {losses[0]['task']}: {losses[0]['sentence']}"
-    better = sum((c["difference"]["high"] or 0) < 0 for c in losses)
-    worse = sum((c["difference"]["low"] or 0) > 0 for c in losses)
-    return (
-        f"Of {len(losses)} comparisons with the arm without explanation, the label loss was lower "
-        f"in {better}, higher in {worse}, and not told apart in {len(losses) - better - worse}."
-    )
+        told = "One arm only, so there is nothing to compare"
+    elif len(losses) == 1:
+        told = losses[0]["sentence"].rstrip(".")
+    else:
+        better = sum((c["difference"]["high"] or 0) < 0 for c in losses)
+        worse = sum((c["difference"]["low"] or 0) > 0 for c in losses)
+        told = (
+            f"Of {len(losses)} comparisons with the arm without explanation, the label loss is "
+            f"lower in {better}, higher in {worse}, and not told apart in "
+            f"{len(losses) - better - worse}"
+        )
+    sections = {(row["corpus"], row["task"]) for row in rows}
+    return f"{told}{_against_prior(rows) if len(sections) == 1 else ''}."
+
+
+def _against_prior(rows: Sequence[Mapping[str, Any]]) -> str:
+    metric = "mse" if "mse" in rows[0]["scorecard"]["metrics"] else "accuracy"
+    found = {row["name"]: row["scorecard"]["metrics"][metric]["value"] for row in rows}
+    arms = {row["name"]: found[row["name"]] for row in rows if row["role"] == "arm"}
+    if found.get("prior") is None or None in arms.values():
+        return ""
+    best = (min if metric == "mse" else max)(arms, key=lambda name: arms[name])
+    words = ("mean squared error", "the training mean") if metric == "mse" else (
+        "accuracy", "the most frequent label")  # fmt: skip
+    return (f"; the best arm, {best}, has {words[0]} {arms[best]:.3f} against "
+            f"{found['prior']:.3f} of {words[1]}")  # fmt: skip
 
 
 def _notes(materials: Materials, folder: Path, asked: Sequence[Cell]) -> Iterator[str]:

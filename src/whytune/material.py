@@ -1,0 +1,120 @@
+"""What one corpus says about one task: verdicts, every arm's lessons, and the references.
+
+From files to lessons without torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whytune import corpora
+from whytune.corpora import Corpus
+from whytune.errors import TeachingError
+from whytune.recipe import Recipe
+from whytune.records import (
+    Annotation,
+    Example,
+    Kind,
+    Lesson,
+    Reference,
+    Split,
+    Task,
+    Verdict,
+)
+from whytune.teaching import agreement, explanations, merge, replies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What one corpus has to say about one task, for every arm and seed."""
+
+    corpus: Corpus
+    task: Task
+    annotations: tuple[Annotation, ...]
+    verdicts: Mapping[str, Verdict]
+    """Example id -> verdict."""
+    lessons: Mapping[str, tuple[Lesson, ...]]
+    """Arm -> lessons; the same examples in every arm."""
+    dropped: Mapping[str, int]
+    """Why training examples are taught in no arm -> how many."""
+    references: Mapping[str, Reference]
+    """Validation or test example id -> what an answer is measured against."""
+    reference: str
+    """`gold` (people, on test examples that have it) or `verdict` (the teachers)."""
+
+    def part(self, split: Split) -> tuple[Example, ...]:
+        """The examples of a split that can be measured."""
+        return tuple(
+            e for e in self.corpus.examples if e.split is split and e.id in self.references
+        )
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Example id -> group."""
+        return {example.id: example.group for example in self.corpus.examples}
+
+    @property
+    def scores(self) -> list[float] | None:
+        """Verdict scores of the lessons, in their order; None for a nominal task."""
+        if self.task.kind is Kind.NOMINAL:
+            return None
+        taught = next(iter(self.lessons.values()))
+        scores = [self.verdicts[lesson.example.id].score for lesson in taught]
+        return [score for score in scores if score is not None]
+
+    def agreement(self) -> dict[str, Any]:
+        """How far the teachers agree."""
+        return agreement.summary(self.annotations, self.task)
+
+
+def gather(recipe: Recipe) -> dict[tuple[str, str], Material]:
+    """Read the corpora, read and merge the replies, and make every arm's lessons.
+
+    Returns:
+        (corpus, task) -> material, in the recipe's order.
+
+    Raises:
+        CorpusError, TeachingError: what was handed in cannot be taught.
+    """
+    found = {}
+    for name, spec in recipe.corpora.items():
+        tasks = [t for t in recipe.resolved_tasks() if spec.task in (None, t.name)]
+        corpus = corpora.load(name, spec, recipe.resolved_tasks())
+        for task in tasks:
+            found[name, task.name] = _material(recipe, corpus, task, spec.seed)
+    return found
+
+
+def _material(recipe: Recipe, corpus: Corpus, task: Task, seed: int) -> Material:
+    annotations = replies.read_all([r for r in corpus.replies if r.task == task.name], [task])
+    verdicts = {v.example_id: v for v in merge.merge(annotations, task, seed)}
+    training = [e for e in corpus.examples if e.split is Split.TRAIN]
+    taught = explanations.lessons(training, list(verdicts.values()), task, recipe.arms)
+    references, kind = _references(corpus.examples, verdicts, task)
+    return Material(
+        corpus=corpus, task=task, annotations=tuple(annotations), verdicts=verdicts,
+        lessons=taught.by_arm, dropped=taught.dropped, references=references, reference=kind,
+    )  # fmt: skip
+
+
+def _references(
+    examples: Sequence[Example], verdicts: Mapping[str, Verdict], task: Task
+) -> tuple[dict[str, Reference], str]:
+    """People's word where test examples have it, else the teachers' verdict; never both."""
+    of_teachers = {
+        v.example_id: Reference(label=v.label, score=v.score)
+        for v in verdicts.values()
+        if v.label is not None
+    }
+    test = [e for e in examples if e.split is Split.TEST]
+    gold = {e.id: e.gold[task.name] for e in test if task.name in e.gold}
+    of_test = gold or {e.id: of_teachers[e.id] for e in test if e.id in of_teachers}
+    labels = {reference.label for reference in of_test.values()}
+    if len(labels) < 2:
+        raise TeachingError(
+            f"task {task.name}: the {len(of_test)} test examples carry {len(labels)} label(s) "
+            f"({', '.join(sorted(labels)) or 'none'}); expected two or more, or nothing can be "
+            "compared; take more test examples"
+        )
+    validation = [e.id for e in examples if e.split is Split.VALIDATION and e.id in of_teachers]
+    return {**{i: of_teachers[i] for i in validation}, **of_test}, "gold" if gold else "verdict"
