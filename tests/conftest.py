@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
 }
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -64,9 +64,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE in the manner of GPT-2, with ChatML's marks."""
     tokenizer = Tokenizer(tokenizer_models.BPE())
-    # mypy: the attributes are writable properties, written in Rust.
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=["<|im_start|>", "<|im_end|>"],
@@ -170,7 +169,9 @@ def broken() -> Callable[..., Any]:
     """A module whose forward pass gives logits changed by a function, inside a `with` block."""
 
     @contextmanager
-    def change(model: torch.nn.Module, to: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    def change(
+        model: torch.nn.Module, to: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Iterator[None]:
         def hook(_: Any, __: Any, output: Any) -> Any:
             output.logits = to(output.logits)
             return output

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from whytune import store
-from whytune.student import checkpoint
 from whytune.student.checkpoint import MANIFEST, Checkpoint, newest, save
 
 FILES = ("facts.json", MANIFEST, "state.safetensors")
@@ -118,7 +117,7 @@ def test_a_save_that_dies_before_its_manifest_leaves_the_older_one(
             raise OSError(28, "No space left on device")
         store.write_text(path, json.dumps(content))
 
-    monkeypatch.setattr(checkpoint.store, "write_json", full)
+    monkeypatch.setattr("whytune.student.checkpoint.store.write_json", full)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, state(2))
     found = newest(tmp_path)

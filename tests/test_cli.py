@@ -67,9 +67,9 @@ def whytune(*words: object, cwd: Path) -> Ended:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["whytune", *map(str, words)])
         patch.chdir(cwd)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            with pytest.raises(SystemExit) as end:
-                cli.main()
+        to_strings = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+        with to_strings[0], to_strings[1], pytest.raises(SystemExit) as end:
+            cli.main()
     return Ended(end.value.code, out.getvalue(), err.getvalue())
 
 
@@ -340,9 +340,10 @@ BAD_DATA: list[Case] = [
      cells("{text: text, label: mood, split: part}", "text,mood,part",
            lambda n, text, mood: f"{text},{mood},{'train' if n % 3 == 0 else 'test'}"),
      r"task mood: all 4 train examples carry the label sad; expected two labels or more"),
-    ("no folder", changed("loader: table, path: data.csv, columns: {text: text, label: mood}",
-                          "loader: feedbackqa, path: nowhere"),
-     r"nowhere.*not there"),
+    ("no folder", lambda recipe, rows: (re.sub(r"tasks: .*", "tasks: [usefulness]", recipe.replace(
+        "loader: table, path: data.csv, columns: {text: text, label: mood}",
+        "loader: feedbackqa, path: nowhere")), rows),
+     r"nowhere: no such folder; expected .*; set `path` to that folder"),
     ("an explanation that nobody gave", changed("explanation: none", "explanation: assessment"),
      r"arms\.label: needs explanation assessment, but none of the \d+ verdicts on mood has it; "
      r"drop the arm"),
@@ -401,7 +402,7 @@ def test_all_faults_of_a_recipe_at_once(tmp_path: Path) -> None:
     ended = whytune("study", "r.yaml", cwd=tmp_path)
     refused(ended, "did you mean explanation", tmp_path)
     assert ended.err.splitlines() == [
-        "r.yaml: tasks.0.kind: found \"ordinary\"; input should be 'nominal' or 'ordinal'",
+        "r.yaml: tasks.0.kind: found \"ordinary\"; input should be 'ordinal' or 'nominal'",
         "r.yaml: arms.label.explanaton: no such setting; did you mean explanation?",
         "r.yaml: prompt.max_length: found 2; input should be greater than or equal to 32",
     ]

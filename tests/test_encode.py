@@ -54,7 +54,7 @@ def parts(encoder: Encoder, bundle: Bundle) -> dict[Part, tuple[str, int]]:
     (branch,) = bundle.branches
     ids = {part: [i for i, p in zip(branch.ids, branch.parts, strict=True) if p is part]
            for part in Part}  # fmt: skip
-    return {part: (encoder.tokenizer.decode(found), len(found)) for part, found in ids.items()}
+    return {part: (str(encoder.tokenizer.decode(found)), len(found)) for part, found in ids.items()}
 
 
 @pytest.mark.parametrize("layout", Layout)
@@ -101,7 +101,7 @@ def test_a_prompt_is_the_chat_templates_own_rendering(
         messages = [{"role": "user", "content": words}]
         if system:
             messages.insert(0, {"role": "system", "content": system})
-        whole = encoder.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        whole: Any = encoder.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         assert list(encoder.prompt(example, task).ids) == whole["input_ids"]
 
 
@@ -188,7 +188,7 @@ def test_a_prompt_that_fills_the_models_context_is_refused(
 
 
 def test_a_question_that_leaves_no_room_is_refused(encoder_of: Callable[..., Encoder]) -> None:
-    with pytest.raises(EncodingError, match="task t: its question takes .* raise"):
+    with pytest.raises(EncodingError, match=r"task t: its question takes .* raise"):
         encoder_of(max_length=32).prompt(said("x"), _task())
 
 
@@ -222,12 +222,10 @@ def test_a_label_that_the_vocabulary_cannot_write_is_refused(
     vocabulary = content["model"]["vocab"]
     kept = {token for token in vocabulary if token.isascii()}
     content["model"]["vocab"] = {t: i for t, i in vocabulary.items() if t in kept}
-    content["model"]["merges"] = [
-        m for m in content["model"]["merges"] if {*m, "".join(m)} <= kept
-    ]
+    content["model"]["merges"] = [m for m in content["model"]["merges"] if {*m, "".join(m)} <= kept]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     encoder = encoder_of(tokenizer=AutoTokenizer.from_pretrained(tmp_path))
-    with pytest.raises(EncodingError, match="label '好' becomes '' .* rename"):
+    with pytest.raises(EncodingError, match=r"label '好' becomes '' .* rename"):
         encoder.labels(of_labels("good", "好"))
     with pytest.raises(EncodingError, match="label 'groß' becomes 'gro'"):
         encoder.labels(of_labels("good", "groß"))
@@ -239,7 +237,9 @@ def test_the_audit_refuses_an_explanation_that_does_not_come_back(
     encoder = encoder_of()
     whole = encoder.text_ids
     monkeypatch.setattr(
-        encoder, "text_ids", lambda text: whole(text)[:-1] if text.startswith("bec") else whole(text)
+        encoder,
+        "text_ids",
+        lambda text: whole(text)[:-1] if text.startswith("bec") else whole(text),
     )
     with pytest.raises(EncodingError, match="supervised explanation tokens read 'because it says"):
         audit(encoder, lesson(Layout.LABEL_EXPLANATION))
@@ -268,7 +268,7 @@ def test_no_marker_of_a_template_family_has_to_be_known(
 ) -> None:
     encoder = encoder_of(template)
     words = f"A text.\n\n{question_text(_task())}"
-    whole = encoder.tokenizer.apply_chat_template(
+    whole: Any = encoder.tokenizer.apply_chat_template(
         [{"role": "user", "content": words}], add_generation_prompt=True
     )
     assert list(encoder.prompt(said("A text."), _task()).ids) == whole["input_ids"]

@@ -113,7 +113,9 @@ def one_line(error: pytest.ExceptionInfo[ModelError]) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", ["nobody/no-such-model", "nobody/no-such-model@main", "not a name"])
+@pytest.mark.parametrize(
+    "name", ["nobody/no-such-model", "nobody/no-such-model@main", "not a name"]
+)
 def test_a_base_that_cannot_be_had_is_told_in_one_line(name: str) -> None:
     with pytest.raises(ModelError) as error:
         models.load(models.find(name), Prompting())
@@ -242,10 +244,10 @@ def quantised(student: Students) -> Callable[..., Student]:
 
 
 def packed(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
-    from bitsandbytes.nn import Params4bit
+    import bitsandbytes.nn.modules
 
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()
-            if isinstance(parameter, Params4bit)}  # fmt: skip
+            if isinstance(parameter, bitsandbytes.nn.modules.Params4bit)}  # fmt: skip
 
 
 def test_a_base_in_four_bits_learns_and_stays_as_it_was(
@@ -255,9 +257,10 @@ def test_a_base_in_four_bits_learns_and_stays_as_it_was(
     before = packed(made.model)
     assert len(before) == 2 * 7
     assert {tensor.dtype for tensor in before.values()} == {torch.uint8}
-    states = [m.weight.quant_state for m in made.model.modules() if hasattr(m, "quant_state")]
-    assert states
-    assert all(state.nested and state.quant_type == "nf4" for state in states)
+    states = [
+        getattr(p, "quant_state", None) for p in made.model.parameters() if p.dtype is torch.uint8
+    ]
+    assert [(state.quant_type, state.nested) for state in states if state] == [("nf4", True)] * 14
     assert all("lora" in n for n, p in made.model.named_parameters() if p.requires_grad)
     with torch.no_grad():
         first = float(token_nll(made, bundles(made, lessons)).mean())
@@ -276,7 +279,7 @@ def test_four_bits_answer_much_as_the_whole_base_does(
     whole = ask(student("wide"), examples, task)
     assert found != whole
     for one, two in zip(found, whole, strict=True):
-        assert one.log_probs == pytest.approx(two.log_probs, rel=0.1, abs=0.5)
+        assert one.log_probs == pytest.approx(two.log_probs, rel=0.2, abs=0.5)
 
 
 def test_asking_in_between_does_not_change_what_a_base_in_four_bits_learns(

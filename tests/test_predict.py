@@ -148,7 +148,8 @@ def test_every_text_together_has_probability_one(
     # Any first token but one, and that one followed by any token: together, all there is.
     made = student()
     size = made.model.config.vocab_size
-    labels = {str(i): (i,) for i in range(1, size)} | {f"0 {i}": (0, i) for i in range(size)}
+    labels: dict[str, Ids] = {str(i): (i,) for i in range(1, size)}
+    labels |= {f"0 {i}": (0, i) for i in range(size)}
     tree = LabelTree.of(labels)
     task = Task(name="t", kind=Kind.NOMINAL, question="Which?",
                 labels=(Label(name="a"), Label(name="b")))  # fmt: skip

@@ -44,8 +44,6 @@ def test_importing_whytune_costs_nothing() -> None:
 
 
 def test_help_does_without_torch() -> None:
-    if not (SOURCE / "whytune" / "cli.py").exists():
-        pytest.skip("whytune.cli is not there yet")
     code = """
 import runpy, sys
 sys.argv = ["whytune", "--help"]
@@ -201,11 +199,17 @@ def block(language: str) -> str:
     return str(text)
 
 
+def test_the_readme_shows_the_recipe_that_is_there() -> None:
+    recipes = ROOT / "recipes"
+    assert block("yaml") == (recipes / "own-table.yaml").read_text(encoding="utf-8")
+    assert (recipes / "own-table.csv").read_text(encoding="utf-8").startswith(block("csv"))
+
+
 def test_the_readmes_recipe_runs_on_the_readmes_table(tmp_path: Path) -> None:
-    (tmp_path / "reviews.yaml").write_text(block("yaml"), encoding="utf-8")
-    (tmp_path / "reviews.csv").write_text(block("csv"), encoding="utf-8")
-    reviews = recipe_file.load(tmp_path / "reviews.yaml")
-    corpus = corpora.load("reviews", reviews.corpora["reviews"], reviews.resolved_tasks())
+    (tmp_path / "own-table.yaml").write_text(block("yaml"), encoding="utf-8")
+    (tmp_path / "own-table.csv").write_text(block("csv"), encoding="utf-8")
+    shown = recipe_file.load(tmp_path / "own-table.yaml")
+    corpus = corpora.load("tickets", shown.corpora["tickets"], shown.resolved_tasks())
     assert len(corpus.examples) == 6
-    assert {reply.task for reply in corpus.replies} == {"sentiment"}
-    assert any("Late delivery and a damaged box." in reply.text for reply in corpus.replies)
+    assert {reply.task for reply in corpus.replies} == {"urgency"}
+    assert any("A whole office cannot work." in reply.text for reply in corpus.replies)

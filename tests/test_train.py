@@ -290,7 +290,11 @@ def test_training_stops_after_so_many_measurements_without_a_better_one(
     taught: Callable[..., tuple[Student, Trained]], tmp_path: Path
 ) -> None:
     settings = SETTINGS.model_copy(
-        update={"num_train_epochs": 4.0, "early_stopping_patience": 2, "load_best_model_at_end": True}
+        update={
+            "num_train_epochs": 4.0,
+            "early_stopping_patience": 2,
+            "load_best_model_at_end": True,
+        }
     )
     best, done = taught(settings=settings, measure=scripted(3, 1, 1, 2), folder=tmp_path)
     assert (done.updates, done.stopped_early) == (8, True)
@@ -308,7 +312,9 @@ def test_a_loss_that_is_no_finite_number_ends_the_training(
     before = adapter(made)
     with (
         broken(made.model, lambda found: found * bad),
-        pytest.raises(TrainingError, match=r"update 1: the loss is nan; lower train\.learning_rate"),
+        pytest.raises(
+            TrainingError, match=r"update 1: the loss is nan; lower train\.learning_rate"
+        ),
     ):
         train(made, encoded(made, lessons), SETTINGS, seed=0, measure=lambda: 0.0, folder=tmp_path)
     assert_equal(adapter(made), before)
@@ -333,7 +339,7 @@ def test_gradient_checkpointing_changes_nothing(
     settings = SETTINGS.model_copy(update={"num_train_epochs": 1.0})
     plain, _ = taught(settings=settings)
     saving, _ = taught(settings=settings.model_copy(update={"gradient_checkpointing": True}))
-    assert saving.model.base_model.model.is_activation_checkpointing
+    assert saving.adapted.get_base_model().is_activation_checkpointing
     assert_equal(adapter(plain), adapter(saving))
 
 

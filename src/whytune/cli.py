@@ -155,13 +155,13 @@ def merge(
     recipe: RecipePath, out: Out = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
     """Merge the teachers' replies into verdicts and say how far they agree (without torch)."""
-    from whytune import pipeline
+    from whytune import run_folder
     from whytune.material import gather
 
     plan = recipe_file.load(recipe, overrides or ())
     folder = out or _default_folder(plan)
     materials = gather(plan)
-    pipeline.claim(folder, plan)
+    run_folder.claim(folder, plan)
     results = []
     for (corpus, task), material in materials.items():
         path = folder / "verdicts" / f"{corpus}--{task}.jsonl"

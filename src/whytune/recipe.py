@@ -71,7 +71,8 @@ class Prompting(Settings):
     """What the student reads before it answers."""
 
     system: str | None = None
-    """A system instruction; none by default."""
+    """A system instruction; without it, the model's template decides (some bring one of their own).
+    An empty text says nothing in its place."""
     context_turns: Count | None = None
     """Turns before the judged one that are shown; without it, all. 0 shows the judged turn only."""
     max_length: Annotated[int, Field(ge=32)] = 1024

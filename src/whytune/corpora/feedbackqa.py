@@ -91,8 +91,9 @@ def _files(folder: Path) -> list[tuple[Path, str | None, Split]]:
         ]
         if found:
             return found
+    found_instead = "found none of FeedbackQA's files" if folder.is_dir() else "no such folder"
     raise CorpusError(
-        f"{folder}: found none of FeedbackQA's files; expected "
+        f"{folder}: {found_instead}; expected "
         f"{{{','.join(DOMAINS)}}}/feedback_{{train,valid,test}}.json (or .json.gz), or the merged "
         "feedback_{train,valid,test}.json there or in data/; set `path` to that folder"
     )

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from transformers import (
 
 from whytune import store
 from whytune.errors import ModelError
-from whytune.recipe import Prompting, Train
+from whytune.recipe import Prompting, Train, digest
 from whytune.student.encode import Encoder
 from whytune.student.rows import Model
 
@@ -52,6 +52,9 @@ class Base:
     location: str
     """Local folder or Hub id."""
     revision: str | None = None
+    digest: str | None = None
+    """Of the weights: SHA-256 over the safetensors files of a folder, or the Hub's commit. Set
+    by `load`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,10 +137,10 @@ def load(
         _keep_backward_exact(model)
     # The base's own habits (a repetition penalty, forced tokens) would slip into every answer.
     model.generation_config = GenerationConfig()
+    commit = getattr(model.config, "_commit_hash", None)
+    base = replace(base, digest=_weights_digest(Path(base.location)) or commit)
     context = int(getattr(model.config, "max_position_embeddings", None) or 2**20)
-    return Student(
-        model=model.eval(), encoder=Encoder(tokenizer, prompting, context), base=base
-    )
+    return Student(model=model.eval(), encoder=Encoder(tokenizer, prompting, context), base=base)
 
 
 def adapt(student: Student, settings: Train, seed: int) -> Student:
@@ -244,6 +247,11 @@ def _unpack_gguf(source: Path, file: str, folder: Path) -> None:
         shutil.rmtree(staged, ignore_errors=True)
 
 
+def _weights_digest(folder: Path) -> str | None:
+    sums = [store.sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    return digest(sums) if sums else None
+
+
 def _dtype(name: str, device: str) -> torch.dtype:
     if name == "auto":
         # CPUs without native bfloat16 emulate it, ten times slower.
@@ -261,7 +269,6 @@ def _keep_backward_exact(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
 
 
 def fingerprint(student: Student) -> str:

@@ -161,9 +161,7 @@ def _label_log_probs(
     return [tree.log_probs(found[i * nodes : (i + 1) * nodes]) for i in range(len(prompts))]
 
 
-def generate(
-    student: Student, prompts: Sequence[Ids], longest: int, stop: Ids = ()
-) -> list[Ids]:
+def generate(student: Student, prompts: Sequence[Ids], longest: int, stop: Ids = ()) -> list[Ids]:
     """Continue each prompt greedily until the end token, a stop token, or `longest` tokens."""
     width = max(map(len, prompts))
     ends = {student.encoder.end, *stop}

@@ -67,7 +67,9 @@ def row(bundle: Bundle) -> tuple[Row, list[int]]:
     start = len(bundle.prefix)
     supervised = [at for at, part in enumerate(branch.parts) if part is not Part.PROMPT]
     wanted = tuple(start + at - 1 for at in supervised)
-    return Row(trunk=bundle.prefix + branch.ids, wanted=wanted), [branch.ids[at] for at in supervised]
+    return Row(trunk=bundle.prefix + branch.ids, wanted=wanted), [
+        branch.ids[at] for at in supervised
+    ]
 
 
 def token_nll(student: Student, bundles: Sequence[Bundle]) -> Tensor:
@@ -287,7 +289,9 @@ class _Loop:
         for name, tensor in tensors.items():
             index, _, moment = name.partition(".")
             moments.setdefault(int(index), {})[moment] = tensor
-        groups = [{**group, "lr": self.scheduler.get_last_lr()[0]} for group in state["param_groups"]]
+        groups = [
+            {**group, "lr": self.scheduler.get_last_lr()[0]} for group in state["param_groups"]
+        ]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 

@@ -1,0 +1,69 @@
+"""The recipes that come with whytune: each is sound, and runs where its data is at hand."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from whytune import recipe_file
+from whytune.material import gather
+from whytune.progress import Progress
+from whytune.records import Split
+from whytune.study import grid
+
+FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+BUNDLED = {
+    "own-table": ["corpora.tickets.train=8"],
+    "starter-three-tasks": ["corpora.starter.train=8", "corpora.starter.test=6"],
+}
+QUICK = ["train.num_train_epochs=1", "seeds=[0]", "prompt.max_length=256", "predict.explanations=1",
+         "predict.max_new_tokens=4", "evidence.bootstrap=100"]  # fmt: skip
+
+
+def test_every_recipe_is_known_here() -> None:
+    assert [path.stem for path in RECIPES] == sorted([*BUNDLED, "feedbackqa-small"])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_sound_and_explains_itself(path: Path) -> None:
+    recipe = recipe_file.load(path)
+    assert recipe.name == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_recipe_runs(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    overrides = [f"model={tiny_folder}", *QUICK, *BUNDLED[name]]
+    recipe = recipe_file.load(FOLDER / f"{name}.yaml", overrides)
+    summary = grid.study(recipe, tmp_path / name, Progress(quiet=True))
+    assert Path(summary["report"]).is_file()
+    arms = [row for row in summary["rows"] if row["role"] == "arm"]
+    assert [(row["task"], row["name"]) for row in arms] == [
+        (task.name, arm) for task in recipe.resolved_tasks() for arm in recipe.arms
+    ]
+    assert {row["scorecard"]["n"] for row in arms} == {row["scorecard"]["n"] for row in arms[:1]}
+
+
+def test_the_arms_of_the_starter_recipe_say_different_things() -> None:
+    recipe = recipe_file.load(FOLDER / "starter-three-tasks.yaml")
+    for material in gather(recipe).values():
+        said = {
+            (str(own[0].layout), *(lesson.explanation for lesson in own))
+            for own in material.lessons.values()
+        }
+        assert len(said) == len(recipe.arms) == 5
+
+
+def test_the_table_has_every_label_in_both_parts() -> None:
+    with (FOLDER / "own-table.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    assert all(row["ticket"] and row["reason"] for row in rows)
+    recipe = recipe_file.load(FOLDER / "own-table.yaml")
+    (material,) = gather(recipe).values()
+    names = set(material.task.label_names)
+    assert {lesson.label for lesson in material.lessons["why"]} == names
+    held_out = material.part(Split.TEST)
+    assert {material.references[example.id].label for example in held_out} == names
+    assert len(held_out) + len(material.lessons["why"]) == 24
