@@ -225,7 +225,9 @@ def test_a_folder_of_another_student_or_other_data_is_refused(
         with pytest.raises(FolderError, match="another recipe"):
             run_folder.finished(recipe, other, material, runs["why"])
     taught = material.lessons["why"]
-    explained = replace(material, lessons={"why": (replace(taught[0], explanation="x"), *taught[1:])})
+    explained = replace(
+        material, lessons={"why": (replace(taught[0], explanation="x"), *taught[1:])}
+    )
     held_out = replace(material, references=dict(list(material.references.items())[1:]))
     for elsewhere in (explained, held_out):
         with pytest.raises(FolderError, match="other data"):
@@ -268,8 +270,13 @@ def test_an_interrupted_run_goes_on_and_ends_where_a_whole_one_ends(
     word: str, at: int, runs: dict[str, Path], recipe: Recipe, material: Material, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
+    begun: list[bool] = []
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(recipe, cell("why"), material, folder, Stopping(word, at))
+        pipeline.run(
+            recipe, cell("why"), material, folder, Stopping(word, at),
+            lambda: begun.append(folder.exists()),
+        )  # fmt: skip
+    assert begun == [False], "once, and before anything is written"
     assert facts(folder)["state"] == "started"
     assert not run_folder.finished(recipe, cell("why"), material, folder)
     assert (folder / "checkpoints").is_dir() == (at > 2)

@@ -262,7 +262,7 @@ def _dtype(name: str, device: str) -> torch.dtype:
 
 def _keep_backward_exact(model: PreTrainedModel) -> None:
     """On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights in place at the first
-    forward pass in evaluation, after which the backward pass is reported to be wrong.
+    forward pass in evaluation, after which the backward pass is wrong (0.50.2; tested).
     """
     from bitsandbytes.nn.modules import Linear4bit
 
