@@ -65,4 +65,3 @@ class Progress:
                 self.say(f"{title}: {done} of {total}{', ' + note if note else ''}")
 
         yield advance
-

@@ -28,7 +28,7 @@ from whytune.student import checkpoint
 from whytune.student.checkpoint import Checkpoint
 from whytune.student.encode import Bundle
 from whytune.student.models import Student
-from whytune.student.rows import Row, logits
+from whytune.student.rows import Model, Row, logits
 from whytune.student.targets import Part
 
 
@@ -72,14 +72,19 @@ def row(bundle: Bundle) -> tuple[Row, list[int]]:
     ]
 
 
-def token_nll(student: Student, bundles: Sequence[Bundle]) -> Tensor:
+def token_nll(student: Student, bundles: Sequence[Bundle], through: Model | None = None) -> Tensor:
     """Negative log-likelihood of every supervised token.
+
+    Args:
+        student: who is asked.
+        bundles: lessons, of one branch each.
+        through: the student's model as wrapped for several devices; without it, the model itself.
 
     Returns:
         Nats, float32, (supervised tokens of all bundles in their order,).
     """
     rows = [row(bundle) for bundle in bundles]
-    found = logits(student.model, [r for r, _ in rows], student.pad)
+    found = logits(through or student.model, [r for r, _ in rows], student.pad)
     targets = torch.tensor([token for _, ids in rows for token in ids], device=found.device)
     return torch.nn.functional.cross_entropy(found, targets, reduction="none")
 
@@ -134,12 +139,13 @@ def train(
         settings.lr_scheduler_type, optimizer,
         num_warmup_steps=round(settings.warmup_ratio * total), num_training_steps=total,
     )  # fmt: skip
-    student.model, prepared = accelerator.prepare(student.model, optimizer)
-    loop = _Loop(student, bundles, settings, accelerator, prepared, scheduler, total, seed, folder)
+    # Gradients are gathered by the wrapper; everything else asks the student's own model.
+    wrapped, prepared = accelerator.prepare(student.model, optimizer)
+    loop = _Loop(student, bundles, settings, accelerator, wrapped, prepared, scheduler, total,
+                 seed, folder)  # fmt: skip
     torch.manual_seed(seed)
     loop.resume()
     loop.run(measure, advance)
-    student.model = accelerator.unwrap_model(student.model)
     return Trained(
         history=tuple(loop.at.history),
         updates=loop.at.step,
@@ -153,11 +159,12 @@ class _Loop:
 
     def __init__(
         self, student: Student, bundles: Sequence[Bundle], settings: Train,
-        accelerator: Accelerator, optimizer: Any, scheduler: LambdaLR, total: int, seed: int,
-        folder: Path,
+        accelerator: Accelerator, wrapped: Model, optimizer: Any, scheduler: LambdaLR, total: int,
+        seed: int, folder: Path,
     ):  # fmt: skip
         self.student, self.bundles, self.settings = student, bundles, settings
-        self.accelerator, self.optimizer, self.scheduler = accelerator, optimizer, scheduler
+        self.accelerator, self.wrapped = accelerator, wrapped
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.total, self.seed, self.folder = total, seed, folder
         self.at = Progress()
         self.best_adapter: dict[str, Tensor] = {}
@@ -178,7 +185,7 @@ class _Loop:
                 self._measure(measure)
                 self._save()
         if self.settings.load_best_model_at_end and self.best_adapter:
-            set_peft_model_state_dict(self._adapted, self.best_adapter)
+            set_peft_model_state_dict(self.student.adapted, self.best_adapter)
 
     def tokens(self) -> int:
         """Tokens of all lessons seen so far."""
@@ -192,7 +199,7 @@ class _Loop:
         for name, tensor in found.tensors.items():
             group, _, rest = name.partition("/")
             groups.setdefault(group, {})[rest] = tensor
-        set_peft_model_state_dict(self._adapted, groups["adapter"])
+        set_peft_model_state_dict(self.student.adapted, groups["adapter"])
         self.best_adapter = groups.get("best", {})
         # The schedule itself is no state; LambdaLR wants the name all the same.
         self.scheduler.load_state_dict({**found.facts["scheduler"], "lr_lambdas": [None]})
@@ -203,10 +210,6 @@ class _Loop:
         self.at = Progress(step=found.step, **found.facts["progress"])
         self.at.best = math.inf if self.at.best is None else self.at.best
 
-    @property
-    def _adapted(self) -> Any:
-        return self.accelerator.unwrap_model(self.student.model)
-
     def _lessons(self, step: int) -> list[Bundle]:
         """The lessons of an update: the same for every division into forward passes."""
         first = step * self.size
@@ -215,7 +218,7 @@ class _Loop:
         return [self.bundles[i] for i in self.order[first : first + self.size]]
 
     def _update(self, lessons: list[Bundle]) -> float:
-        self.student.model.train()
+        self.wrapped.train()
         supervised = sum(p is not Part.PROMPT for b in lessons for p in b.branches[0].parts)
         own = lessons[self.accelerator.process_index :: self.accelerator.num_processes]
         # Sorted, so that little is padded; the sum over the update does not mind the order.
@@ -225,8 +228,8 @@ class _Loop:
         loss = torch.zeros((), device=self.accelerator.device)
         for index, lessons_of_pass in enumerate(passes):
             last = index == len(passes) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.student.model):
-                part = token_nll(self.student, lessons_of_pass).sum() / supervised
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                part = token_nll(self.student, lessons_of_pass, self.wrapped).sum() / supervised
                 # Gradients are averaged over processes; the loss is a sum over them.
                 self.accelerator.backward(part * self.accelerator.num_processes)
                 loss += part.detach()
@@ -260,13 +263,13 @@ class _Loop:
         if label_nll < self.at.best:
             self.at.best, self.at.stale = label_nll, 0
             if self.settings.load_best_model_at_end:
-                state = get_peft_model_state_dict(self._adapted)
+                state = get_peft_model_state_dict(self.student.adapted)
                 self.best_adapter = {name: t.detach().clone() for name, t in state.items()}
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        state = get_peft_model_state_dict(self._adapted)
+        state = get_peft_model_state_dict(self.student.adapted)
         tensors = {f"adapter/{name}": tensor for name, tensor in state.items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best_adapter.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
