@@ -102,7 +102,7 @@ def run(
             answers |= {p.example_id: p for p in explained}
         run_folder.write_examples(folder, material, recipe, cell, answers)
     store.write_jsonl(folder / "history.jsonl", trained.history)
-    facts |= {"state": "finished", "seconds": clock.seconds}
+    facts |= {"state": "finished", "seconds": clock.seconds, "peak_rss_mb": store.peak_rss_mb()}
     store.write_json(folder / "run.json", facts)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return card

@@ -4,11 +4,13 @@ Everything written goes through a temporary file in the same folder, is flushed 
 and renamed into place: a crash leaves the old file or the new one, never half of one.
 """
 
+import datetime
 import hashlib
 import json
 import math
 import os
 import platform
+import resource
 import shlex
 import sys
 import tempfile
@@ -132,10 +134,17 @@ def provenance() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions,
         "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), **_processor()},
     }
+
+
+def peak_rss_mb() -> float:
+    """Most memory this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _processor() -> dict[str, str]:

@@ -4,9 +4,6 @@ A run that is there is not made again, a broken one goes on from its last checkp
 summary over all of them is computed anew each time, from what the runs wrote.
 """
 
-import datetime
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,19 +41,24 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     Raises:
         WhytuneError: whatever stops it; calling again goes on where it stopped.
     """
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    clock = time.perf_counter()
     pipeline.require_torch()
     materials = gather(recipe)
     asked = cells(recipe, materials)
-    _run(recipe, materials, asked, folder, show)
+    spent = _run(recipe, materials, asked, folder, show)
     run_folder.claim(folder, recipe)
     for material in materials.values():
         _write_baselines(recipe, material, folder, show)
     summary = summarise(recipe, materials, asked, folder)
+    runs = [store.read_json(folder / "runs" / cell.id / "run.json") for cell in asked]
     summary |= {
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - clock,
-        "peak_rss_mb": peak_rss_mb(),
+        "started": min(r["started"] for r in runs),
+        # What the students took, whenever they were taught, and the rest of this call.
+        "seconds": time.perf_counter()
+        - clock
+        - spent
+        + sum(sum(r["seconds"].values()) for r in runs),
+        "peak_rss_mb": max([store.peak_rss_mb(), *(r["peak_rss_mb"] for r in runs)]),
     }
     store.write_json(folder / "summary.json", summary)
     return {**summary, "report": str(report.build(folder))}
@@ -64,8 +66,13 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
 
 def _run(
     recipe: Recipe, materials: Materials, asked: Sequence[Cell], folder: Path, show: Progress
-) -> None:
-    """Run the cells that are not there yet; all are looked at before the first one is begun."""
+) -> float:
+    """Run the cells that are not there yet; all are looked at before the first one is begun.
+
+    Returns:
+        Seconds spent in the runs' own stages by this call.
+    """
+    spent = 0.0
     places = {cell: (materials[cell.corpus, cell.task], folder / "runs" / cell.id)
               for cell in asked}  # fmt: skip
     there = {cell for cell in asked if run_folder.finished(recipe, cell, *places[cell])}
@@ -77,6 +84,9 @@ def _run(
         card = pipeline.run(recipe, cell, *places[cell], show,
                             begin=lambda: run_folder.claim(folder, recipe))  # fmt: skip
         show.say(f"{cell.id}: {_short(card)}")
+        facts = store.read_json(places[cell][1] / "run.json")
+        spent += sum(facts["seconds"].values())
+    return spent
 
 
 def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dict[str, Any]:
@@ -99,12 +109,6 @@ def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dic
     _run(recipe, materials, [cell], folder, show)
     place = folder / "runs" / cell.id
     return {"run": str(place), "scorecard": store.read_json(place / "scorecard.json")}
-
-
-def peak_rss_mb() -> float:
-    """Most memory this process has held, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _write_baselines(recipe: Recipe, material: Material, folder: Path, show: Progress) -> None:
