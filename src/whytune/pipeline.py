@@ -88,6 +88,19 @@ def run(
     facts |= run_folder.training_facts(material, bundles, trained)
     models.save_adapter(student, folder / "adapter",
                         run_folder.adapter_facts(recipe, cell, material, student))  # fmt: skip
+    card = _measure(recipe, cell, material, student, folder, clock, show)
+    store.write_jsonl(folder / "history.jsonl", trained.history)
+    facts |= {"state": "finished", "seconds": clock.seconds, "peak_rss_mb": store.peak_rss_mb()}
+    store.write_json(folder / "run.json", facts)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return card
+
+
+def _measure(
+    recipe: Recipe, cell: run_folder.Cell, material: Material, student: "Student", folder: Path,
+    clock: Clock, show: Progress,
+) -> Scorecard:  # fmt: skip
+    """Let the student answer about the test part, and explain the examples that are shown."""
     test, task = material.part(Split.TEST), material.task
     layout = material.lessons[cell.arm][0].layout
     with clock.stage("predict"):
@@ -101,10 +114,6 @@ def run(
                             f"{cell.id}: explaining", explain=True)  # fmt: skip
             answers |= {p.example_id: p for p in explained}
         run_folder.write_examples(folder, material, recipe, cell, answers)
-    store.write_jsonl(folder / "history.jsonl", trained.history)
-    facts |= {"state": "finished", "seconds": clock.seconds, "peak_rss_mb": store.peak_rss_mb()}
-    store.write_json(folder / "run.json", facts)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return card
 
 
