@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,79 @@ def test_train_teaches_one_and_evaluate_finds_the_same(one: tuple[Path, Ended]) 
     assert found.json["n"] == 6
     for name, figure in ended.json["scorecard"]["metrics"].items():
         assert found.json["metrics"][name] == pytest.approx(figure, abs=1e-6), name
+
+
+JOINT = ["--set", "train.tasks=joint", "--set", "tasks=[naturalness, on_topic]"]
+
+
+@pytest.fixture(scope="module")
+def joint(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A folder with r.yaml and a study of two tasks taught jointly; and how the study ended."""
+    folder = tmp_path_factory.mktemp("joint")
+    write(folder, STUDY.format(model=tiny_folder))
+    return folder, whytune("study", "r.yaml", "--json", *JOINT, "--set", "seeds=[0]", cwd=folder)
+
+
+def test_a_joint_study_names_every_run_once(joint: tuple[Path, Ended]) -> None:
+    _, ended = joint
+    assert ended.code == 0, ended.err
+    assert ended.json["runs"] == [
+        f"runs/starter--naturalness+on_topic--{arm}--s0" for arm in ("label", "why")
+    ]
+    cards = ended.json["scorecards"]
+    assert {task: list(own)[:2] for task, own in cards.items()} == {
+        task: ["label", "why"] for task in ("naturalness", "on_topic")
+    }
+    assert ended.err.count("asking the base model: 6 of 6") == 1
+
+
+def test_a_joint_student_is_trained_and_evaluated_by_task(joint: tuple[Path, Ended]) -> None:
+    folder, _ = joint
+    words = ["train", "r.yaml", *JOINT, "--set", "seeds=[0]"]
+    trained = whytune(*words, "--json", cwd=folder).json
+    assert list(trained["scorecard"]) == ["naturalness", "on_topic"]
+    run = trained["run"]
+    found = whytune("evaluate", run, "--on", "starter", "--json", cwd=folder)
+    assert found.code == 0, found.err
+    for task, card in trained["scorecard"].items():
+        assert found.json[task]["metrics"]["label_nll"] == pytest.approx(
+            card["metrics"]["label_nll"], abs=1e-5
+        )
+    for plain, start in ((whytune(*words, cwd=folder), f"{run}, "),
+                         (whytune("evaluate", run, "--on", "starter", cwd=folder), "")):  # fmt: skip
+        assert [line.partition(":")[0] for line in plain.out.splitlines()] == [
+            f"{start}naturalness", f"{start}on_topic",
+        ]  # fmt: skip
+
+
+def test_check_prints_each_branch_of_a_joint_lesson(joint: tuple[Path, Ended]) -> None:
+    ended = whytune("check", "r.yaml", *JOINT, cwd=joint[0])
+    assert ended.code == 0, ended.err
+    assert ended.out.count("branch 1 of 2, naturalness:") == 4
+    assert ended.out.count("branch 2 of 2, on_topic:") == 4
+    assert "arm why, naturalness+on_topic: 16 lessons on 8 conversations" in ended.out
+
+
+def test_a_corpus_that_knows_nothing_of_the_tasks_is_told(
+    one: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    run = one[0] / one[1].json["run"]
+    place = tmp_path / "run"
+    shutil.copytree(run, place)
+    write(tmp_path, "", ROWS)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["tasks"].append({"name": "mood", "question": "Which?", "labels": list(MOODS)})
+    recipe["corpora"]["starter"]["task"] = "naturalness"
+    recipe["arms"] = {"label": {"explanation": "none"}}
+    recipe["corpora"]["mine"] = {
+        "loader": "table", "path": str(tmp_path / "data.csv"), "task": "mood",
+        "columns": {"text": "text", "label": "mood"},
+    }  # fmt: skip
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    ended = whytune("evaluate", place, "--on", "mine", cwd=tmp_path)
+    assert ended.code == 2
+    assert "--on mine: has no answers to what the run was taught (naturalness)" in ended.err
+    assert "Traceback" not in ended.err
 
 
 TOLD: dict[str, tuple[list[str], set[str]]] = {

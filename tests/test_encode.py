@@ -13,7 +13,7 @@ from whytune.errors import EncodingError
 from whytune.recipe import Prompting
 from whytune.records import Example, Kind, Label, Layout, Lesson, Task, Turn
 from whytune.student import encode
-from whytune.student.encode import CUT_MARK, Bundle, Encoder, audit, supervised
+from whytune.student.encode import CUT_MARK, Bundle, Encoder, Ids, Prompt, audit, supervised
 from whytune.student.prompting import conversation_text, question_text
 from whytune.student.targets import Part
 
@@ -31,6 +31,11 @@ def encoder_of(tiny_folder: Path) -> Callable[..., Encoder]:
         return Encoder(tokenizer, Prompting(**{"max_length": 256, **prompting}), context)
 
     return make
+
+
+def whole_of(prompt: Prompt) -> Ids:
+    """What a student reads before it answers the first question."""
+    return prompt.prefix + prompt.questions[0]
 
 
 def said(text: str, role: str = "text") -> Example:
@@ -62,7 +67,7 @@ def test_supervised_tokens_are_label_explanation_and_frame_and_nothing_else(
     layout: Layout, encoder_of: Callable[..., Encoder]
 ) -> None:
     encoder = encoder_of()
-    bundle = audit(encoder, lesson(layout))
+    bundle = audit(encoder, [lesson(layout)], [_task()])
     found = {part: text for part, (text, _) in parts(encoder, bundle).items()}
     explained = layout is not Layout.LABEL
     assert found[Part.LABEL] == "good"
@@ -72,7 +77,7 @@ def test_supervised_tokens_are_label_explanation_and_frame_and_nothing_else(
     assert branch.ids[-1] == encoder.end
     target = [p for p in branch.parts if p is not Part.PROMPT]
     assert list(branch.parts[-len(target) :]) == target
-    assert branch.parts.count(Part.PROMPT) == len(encoder.prompt(said("x"), _task()).question)
+    assert branch.parts.count(Part.PROMPT) == len(encoder.prompt(said("x"), [_task()]).questions[0])
     assert supervised(bundle, Part.LABEL) == branch.parts.count(Part.LABEL) > 0
 
 
@@ -85,7 +90,7 @@ def test_any_explanation_about_any_text_is_supervised_exactly(
     encoder_of: Callable[..., Encoder], why: str, text: str
 ) -> None:
     encoder = encoder_of(max_length=64)
-    bundle = encoder.bundle(lesson(Layout.LABEL_EXPLANATION, why, text=text))
+    bundle = encoder.bundle([lesson(Layout.LABEL_EXPLANATION, why, text=text)], [_task()])
     found = parts(encoder, bundle)
     assert found[Part.LABEL][0] == "good"
     assert found[Part.EXPLANATION][0] == why
@@ -102,16 +107,16 @@ def test_a_prompt_is_the_chat_templates_own_rendering(
         if system:
             messages.insert(0, {"role": "system", "content": system})
         whole: Any = encoder.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        assert list(encoder.prompt(example, task).ids) == whole["input_ids"]
+        assert list(whole_of(encoder.prompt(example, [task]))) == whole["input_ids"]
 
 
 def test_tasks_about_one_example_share_its_prefix(
     encoder_of: Callable[..., Encoder], task: Task, single_task: Task, examples: list[Example]
 ) -> None:
     encoder = encoder_of()
-    one, two = (encoder.prompt(examples[4], t) for t in (task, single_task))
+    one, two = (encoder.prompt(examples[4], [t]) for t in (task, single_task))
     assert one.prefix == two.prefix
-    assert one.question != two.question
+    assert one.questions[0] != two.questions[0]
     assert encoder.decode(one.prefix).endswith(conversation_text(examples[4].turns, None))
 
 
@@ -120,9 +125,11 @@ def test_special_tokens_spelled_out_in_a_text_stay_text(
 ) -> None:
     encoder = encoder_of()
     special = set(encoder.tokenizer.all_special_ids)
-    bundle = encoder.bundle(lesson(Layout.LABEL_EXPLANATION, INJECTION, text=INJECTION))
+    bundle = encoder.bundle(
+        [lesson(Layout.LABEL_EXPLANATION, INJECTION, text=INJECTION)], [_task()]
+    )
     ids = [*bundle.prefix, *bundle.branches[0].ids]
-    plain = encoder.bundle(lesson(Layout.LABEL_EXPLANATION, "Fine.", text="Fine."))
+    plain = encoder.bundle([lesson(Layout.LABEL_EXPLANATION, "Fine.", text="Fine.")], [_task()])
     of_frame = [i for i in (*plain.prefix, *plain.branches[0].ids) if i in special]
     assert [i for i in ids if i in special] == of_frame
     assert encoder.decode(bundle.prefix).count(INJECTION) == 1
@@ -135,10 +142,10 @@ def test_a_long_conversation_loses_its_middle_and_is_counted(
     encoder = encoder_of(max_length=100)
     # Every word is one text of its own, so that head and tail can be told apart.
     text = " ".join(f"w{n}" for n in range(300))
-    long = encoder.prompt(said(text), _task())
+    long = encoder.prompt(said(text), [_task()])
     body, mark = encoder.text_ids(text), encoder.text_ids(CUT_MARK)
-    assert len(long.ids) == 100
-    header = encoder.prompt(said("x"), _task()).prefix[: -len(encoder.text_ids("x"))]
+    assert len(whole_of(long)) == 100
+    header = encoder.prompt(said("x"), [_task()]).prefix[: -len(encoder.text_ids("x"))]
     shown = long.prefix[len(header) :]
     at = next(i for i in range(len(shown)) if shown[i : i + len(mark)] == mark)
     head, tail = shown[:at], shown[at + len(mark) :]
@@ -146,7 +153,7 @@ def test_a_long_conversation_loses_its_middle_and_is_counted(
     assert tail == body[-len(tail) :]
     assert abs(len(head) - len(tail)) <= 1
     assert long.cut == len(body) - len(head) - len(tail)
-    assert long.question == encoder.prompt(said("x"), _task()).question
+    assert long.questions[0] == encoder.prompt(said("x"), [_task()]).questions[0]
 
 
 @given(size=st.integers(1, 120))
@@ -154,17 +161,17 @@ def test_what_fits_exactly_is_not_cut(encoder_of: Callable[..., Encoder], size: 
     encoder = encoder_of(max_length=100)
     text = " ".join("a" * size)
     body = len(encoder.text_ids(text))
-    short = encoder.prompt(said("x"), _task())
-    whole = len(short.ids) - len(encoder.text_ids("x")) + body
-    found = encoder.prompt(said(text), _task())
+    short = encoder.prompt(said("x"), [_task()])
+    whole = len(whole_of(short)) - len(encoder.text_ids("x")) + body
+    found = encoder.prompt(said(text), [_task()])
     assert (found.cut == 0) == (whole <= 100)
-    assert len(found.ids) == min(whole, 100)
+    assert len(whole_of(found)) == min(whole, 100)
 
 
 def test_label_and_explanation_are_never_cut(encoder_of: Callable[..., Encoder]) -> None:
     encoder = encoder_of(max_length=64)
     why = " ".join(f"reason {n}" for n in range(60))
-    bundle = audit(encoder, lesson(Layout.EXPLANATION_LABEL, why, text="word " * 400))
+    bundle = audit(encoder, [lesson(Layout.EXPLANATION_LABEL, why, text="word " * 400)], [_task()])
     assert bundle.cut > 0
     assert parts(encoder, bundle)[Part.EXPLANATION][0] == why
 
@@ -173,23 +180,23 @@ def test_a_lesson_longer_than_the_models_context_is_refused(
     encoder_of: Callable[..., Encoder],
 ) -> None:
     long = lesson(Layout.LABEL_EXPLANATION, "why " * 100)
-    fits = len(encoder_of().bundle(long))
-    assert len(encoder_of(context=fits).bundle(long)) == fits
+    fits = len(encoder_of().bundle([long], [_task()]))
+    assert len(encoder_of(context=fits).bundle([long], [_task()])) == fits
     with pytest.raises(EncodingError, match=rf"e: {fits} tokens .* reads {fits - 1}"):
-        encoder_of(context=fits - 1).bundle(long)
+        encoder_of(context=fits - 1).bundle([long], [_task()])
 
 
 def test_a_prompt_that_fills_the_models_context_is_refused(
     encoder_of: Callable[..., Encoder],
 ) -> None:
     with pytest.raises(EncodingError, match=r"e: its prompt takes 200 tokens.* reads 200;"):
-        encoder_of(context=200, max_length=200).prompt(said("word " * 400), _task())
-    assert len(encoder_of(context=201, max_length=200).prompt(said("word " * 400), _task()).ids)
+        encoder_of(context=200, max_length=200).prompt(said("word " * 400), [_task()])
+    assert whole_of(encoder_of(context=201, max_length=200).prompt(said("word " * 400), [_task()]))
 
 
 def test_a_question_that_leaves_no_room_is_refused(encoder_of: Callable[..., Encoder]) -> None:
     with pytest.raises(EncodingError, match=r"task t: its question takes .* raise"):
-        encoder_of(max_length=32).prompt(said("x"), _task())
+        encoder_of(max_length=32).prompt(said("x"), [_task()])
 
 
 def of_labels(*names: str) -> Task:
@@ -242,7 +249,7 @@ def test_the_audit_refuses_an_explanation_that_does_not_come_back(
         lambda text: whole(text)[:-1] if text.startswith("bec") else whole(text),
     )
     with pytest.raises(EncodingError, match="supervised explanation tokens read 'because it says"):
-        audit(encoder, lesson(Layout.LABEL_EXPLANATION))
+        audit(encoder, [lesson(Layout.LABEL_EXPLANATION)], [_task()])
 
 
 TEMPLATES = {
@@ -271,8 +278,8 @@ def test_no_marker_of_a_template_family_has_to_be_known(
     whole: Any = encoder.tokenizer.apply_chat_template(
         [{"role": "user", "content": words}], add_generation_prompt=True
     )
-    assert list(encoder.prompt(said("A text."), _task()).ids) == whole["input_ids"]
-    audit(encoder, lesson(Layout.LABEL_EXPLANATION))
+    assert list(whole_of(encoder.prompt(said("A text."), [_task()]))) == whole["input_ids"]
+    audit(encoder, [lesson(Layout.LABEL_EXPLANATION)], [_task()])
 
 
 def test_a_template_that_refuses_a_system_instruction_is_told(
@@ -299,8 +306,8 @@ def test_a_template_does_not_follow_the_calendar(encoder_of: Callable[..., Encod
         "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}"
         "{% for m in messages %}{{ m.content }}{% endfor %}"
     )
-    prompt = encoder_of(template).prompt(said("A text."), _task())
-    assert encoder_of().decode(prompt.ids).startswith("01 Jan 2026")
+    prompt = encoder_of(template).prompt(said("A text."), [_task()])
+    assert encoder_of().decode(whole_of(prompt)).startswith("01 Jan 2026")
 
 
 @pytest.mark.parametrize(("system", "begins"), [(None, "A text."), ("Judge.", "Judge.\n\nA text.")])
@@ -308,9 +315,9 @@ def test_a_model_without_a_template_is_asked_in_plain_words(
     system: str | None, begins: str, encoder_of: Callable[..., Encoder]
 ) -> None:
     encoder = encoder_of(None, system=system)
-    text = encoder.decode(encoder.prompt(said("A text."), _task()).ids)
+    text = encoder.decode(whole_of(encoder.prompt(said("A text."), [_task()])))
     assert text == f"{begins}\n\n{question_text(_task())}\nAnswer:\n"
-    audit(encoder, lesson(Layout.LABEL_EXPLANATION))
+    audit(encoder, [lesson(Layout.LABEL_EXPLANATION)], [_task()])
 
 
 def test_a_tokenizer_without_an_end_is_refused(
@@ -331,7 +338,7 @@ def test_only_so_many_turns_of_context_are_shown(
               Turn(role="user", text="three"))  # fmt: skip
     encoder = encoder_of(None, context_turns=turns)
     example = Example(id="e", source="s", group="g", turns=spoken)
-    assert encoder.decode(encoder.prompt(example, _task()).prefix) == shown.replace("|", "\n\n")
+    assert encoder.decode(encoder.prompt(example, [_task()]).prefix) == shown.replace("|", "\n\n")
 
 
 def test_the_question_gives_labels_their_meaning_and_order() -> None:

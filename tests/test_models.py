@@ -26,17 +26,17 @@ QUANTISED = SETTINGS.model_copy(update={"load_in_4bit": True})
 
 
 def ask(student: Student, examples: list[Example], task: Task) -> list[Prediction]:
-    return predict(student, examples, task, Layout.LABEL, batch_size=4)
+    return predict(student, examples, [task], Layout.LABEL, batch_size=4)[task.name]
 
 
 def bundles(student: Student, lessons: list[Lesson]) -> list[Bundle]:
-    return [audit(student.encoder, lesson) for lesson in lessons]
+    return [audit(student.encoder, [lesson], [lesson.task]) for lesson in lessons]
 
 
 def teach(student: Student, lessons: list[Lesson], settings: Train, folder: Path) -> list[float]:
     seen: list[float] = []
     train(student, bundles(student, lessons), settings, seed=0, folder=folder,
-          measure=lambda: 0.0, advance=lambda _, loss: seen.append(loss))  # fmt: skip
+          measure=lambda: {"t": 0.0}, advance=lambda _, loss: seen.append(loss))  # fmt: skip
     return seen
 
 
@@ -291,10 +291,10 @@ def test_asking_in_between_does_not_change_what_a_base_in_four_bits_learns(
     for asked in (False, True):
         made = quantised()
 
-        def measure(made: Student = made, asked: bool = asked) -> float:
+        def measure(made: Student = made, asked: bool = asked) -> dict[str, float]:
             if asked:
                 ask(made, examples[:2], task)
-            return 0.0
+            return {"t": 0.0}
 
         train(made, bundles(made, lessons), settings, seed=0, measure=measure,
               folder=tmp_path / str(asked))  # fmt: skip

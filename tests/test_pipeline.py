@@ -46,7 +46,7 @@ def material(recipe: Recipe) -> Material:
 
 
 def cell(arm: str = "why", seed: int = 0) -> Cell:
-    return Cell(corpus="starter", task="naturalness", arm=arm, seed=seed)
+    return Cell(corpus="starter", tasks=("naturalness",), arm=arm, seed=seed)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def runs(
     """Arm -> its finished run."""
     folder = tmp_path_factory.mktemp("runs")
     for arm in recipe.arms:
-        pipeline.run(recipe, cell(arm), material, folder / arm, QUIET)
+        pipeline.run(recipe, cell(arm), [material], folder / arm, QUIET)
     return {arm: folder / arm for arm in recipe.arms}
 
 
@@ -92,6 +92,13 @@ def test_a_run_says_where_it_came_from(
     assert len(found["adapter_init"]) == 64
     assert found["tokens"]["total"] == 2 * found["tokens"]["per_epoch"]
     assert found["tokens"]["supervised_label"] > 0
+    assert (found["lessons"], found["conversations"]) == (8, 8)
+    # What is of the one task stands bare as well: readers of one task need not know of several.
+    assert set(found["tasks"]) == {found["task"]} == {"naturalness"}
+    assert found["tasks"]["naturalness"].items() <= found.items()
+    assert {"kind", "labels", "reference", "dropped", "examples_sha256", "test_sha256"} <= set(
+        found["tasks"]["naturalness"]
+    )
     assert recipe_file.load(runs["why"] / "recipe.yaml") == recipe
 
 
@@ -99,8 +106,10 @@ def test_an_adapter_says_how_to_ask_it(runs: dict[str, Path], material: Material
     found = json.loads((runs["first"] / "adapter" / "whytune.json").read_text(encoding="utf-8"))
     assert found["layout"] == Layout.EXPLANATION_LABEL
     assert found["task"] == store.plain(material.task)
+    assert found["tasks"] == [found["task"]]
     assert list(found["labels"]) == list(material.task.label_names)
     assert all(found["labels"].values())
+    assert found["label_ids"] == {"naturalness": found["labels"]}
     assert found["prompt"]["max_length"] == 400
 
 
@@ -140,7 +149,7 @@ def test_arms_are_taught_the_same_examples_and_start_alike(runs: dict[str, Path]
 def test_another_seed_is_another_student_on_the_same_examples(
     runs: dict[str, Path], recipe: Recipe, material: Material, tmp_path: Path
 ) -> None:
-    pipeline.run(recipe, cell("label", seed=1), material, tmp_path / "run", QUIET)
+    pipeline.run(recipe, cell("label", seed=1), [material], tmp_path / "run", QUIET)
     one, other = facts(runs["label"]), facts(tmp_path / "run")
     assert one["examples_sha256"] == other["examples_sha256"]
     assert one["adapter_init"] != other["adapter_init"]
@@ -152,17 +161,18 @@ def test_the_curve_is_measured_on_the_validation_part(
     rows = store.read_jsonl(runs["label"] / "history.jsonl")
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     assert all(row["train_loss"] > 0 and row["label_nll"] > 0 for row in rows)
+    assert all(row["label_nlls"] == {"naturalness": row["label_nll"]} for row in rows)
     assert facts(runs["label"])["eval_split"] == "validation"
     tree = recipe.model_dump()
     tree["corpora"]["starter"]["validation"] = 0
     bare = gather(Recipe.model_validate(tree))["starter", "naturalness"]
-    assert run_folder.watched_split(bare) is Split.TEST
+    assert run_folder.watched_split([bare]) is Split.TEST
 
 
 def test_examples_are_explained_where_the_arm_explains(runs: dict[str, Path]) -> None:
     shown = {arm: store.read_json(folder / "examples.json") for arm, folder in runs.items()}
     for rows in shown.values():
-        assert len(rows) == 2
+        assert [row["task"] for row in rows] == ["naturalness"] * 2
         assert all(sum(row["probs"].values()) == pytest.approx(1) for row in rows)
     assert {row["explanation"] for row in shown["label"]} == {None}
     assert {row["taught"] for row in shown["label"]} == {None}
@@ -173,9 +183,9 @@ def test_examples_are_explained_where_the_arm_explains(runs: dict[str, Path]) ->
 
 def test_a_finished_run_asked_again_answers_the_same(runs: dict[str, Path]) -> None:
     for folder in runs.values():
-        card = pipeline.evaluate(folder, "starter", QUIET)
+        cards = pipeline.evaluate(folder, "starter", QUIET)
         found = store.read_json(folder / "scorecard.json")
-        assert_close(store.plain(card), found)
+        assert_close(store.plain(cards), {"naturalness": found})
     with pytest.raises(RecipeError, match=r"--on elsewhere: not in the run's recipe"):
         pipeline.evaluate(runs["label"], "elsewhere", QUIET)
 
@@ -194,8 +204,8 @@ def assert_close(one: Any, two: Any) -> None:
 def test_a_finished_run_is_known_as_finished(
     runs: dict[str, Path], recipe: Recipe, material: Material, tmp_path: Path
 ) -> None:
-    assert run_folder.finished(recipe, cell("why"), material, runs["why"])
-    assert not run_folder.finished(recipe, cell("why"), material, tmp_path)
+    assert run_folder.finished(recipe, cell("why"), [material], runs["why"])
+    assert not run_folder.finished(recipe, cell("why"), [material], tmp_path)
     started = tmp_path / "started"
     store.write_json(started / "run.json", {"state": "started"})
     with pytest.raises(FolderError, match="not finished"):
@@ -215,7 +225,9 @@ def test_a_folder_of_another_recipe_is_refused(
     group: str, settings: dict[str, Any], runs: dict[str, Path], recipe: Recipe, material: Material
 ) -> None:
     with pytest.raises(FolderError, match="another recipe"):
-        run_folder.finished(changed(recipe, group, **settings), cell("why"), material, runs["why"])
+        run_folder.finished(
+            changed(recipe, group, **settings), cell("why"), [material], runs["why"]
+        )
 
 
 def test_a_folder_of_another_student_or_other_data_is_refused(
@@ -223,7 +235,7 @@ def test_a_folder_of_another_student_or_other_data_is_refused(
 ) -> None:
     for other in (cell("label"), cell("why", seed=1)):
         with pytest.raises(FolderError, match="another recipe"):
-            run_folder.finished(recipe, other, material, runs["why"])
+            run_folder.finished(recipe, other, [material], runs["why"])
     taught = material.lessons["why"]
     explained = replace(
         material, lessons={"why": (replace(taught[0], explanation="x"), *taught[1:])}
@@ -231,7 +243,7 @@ def test_a_folder_of_another_student_or_other_data_is_refused(
     held_out = replace(material, references=dict(list(material.references.items())[1:]))
     for elsewhere in (explained, held_out):
         with pytest.raises(FolderError, match="other data"):
-            run_folder.finished(recipe, cell("why"), elsewhere, runs["why"])
+            run_folder.finished(recipe, cell("why"), [elsewhere], runs["why"])
 
 
 def test_what_does_not_change_a_student_keeps_its_folder(
@@ -242,7 +254,7 @@ def test_what_does_not_change_a_student_keeps_its_folder(
         changed(recipe, "evidence", bootstrap=200),
         recipe.model_copy(update={"name": "renamed", "seeds": [0, 1, 2]}),
     ):
-        assert run_folder.finished(same, cell("why"), material, runs["why"])
+        assert run_folder.finished(same, cell("why"), [material], runs["why"])
 
 
 class Stopping(Progress):
@@ -273,16 +285,16 @@ def test_an_interrupted_run_goes_on_and_ends_where_a_whole_one_ends(
     begun: list[bool] = []
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(
-            recipe, cell("why"), material, folder, Stopping(word, at),
+            recipe, cell("why"), [material], folder, Stopping(word, at),
             lambda: begun.append(folder.exists()),
         )  # fmt: skip
     assert begun == [False], "once, and before anything is written"
     assert facts(folder)["state"] == "started"
-    assert not run_folder.finished(recipe, cell("why"), material, folder)
+    assert not run_folder.finished(recipe, cell("why"), [material], folder)
     assert (folder / "checkpoints").is_dir() == (at > 2)
-    pipeline.run(recipe, cell("why"), material, folder, QUIET)
+    pipeline.run(recipe, cell("why"), [material], folder, QUIET)
     whole = runs["why"]
-    assert run_folder.finished(recipe, cell("why"), material, folder)
+    assert run_folder.finished(recipe, cell("why"), [material], folder)
     for name in ("history.jsonl", "predictions.parquet", "scorecard.json", "examples.json",
                  "adapter/adapter_model.safetensors", "adapter/whytune.json"):  # fmt: skip
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
@@ -310,15 +322,17 @@ def test_input_that_is_wrong_leaves_nothing_behind(
         (recipe.model_copy(update={"model": "nobody/no-such-model"}), ModelError),
     ):
         with pytest.raises(error):
-            pipeline.run(wrong, cell(), material, folder, QUIET, lambda: begun.append(True))
+            pipeline.run(wrong, cell(), [material], folder, QUIET, lambda: begun.append(True))
     assert not folder.exists()
     assert begun == []
 
 
 def test_cells_have_folders_of_their_own() -> None:
-    one = Cell(corpus="a-b", task="c", arm="d", seed=0)
-    other = Cell(corpus="a", task="b-c", arm="d", seed=0)
-    assert one.id != other.id
+    one = Cell(corpus="a-b", tasks=("c",), arm="d", seed=0)
+    other = Cell(corpus="a", tasks=("b-c",), arm="d", seed=0)
+    both = Cell(corpus="a", tasks=("b", "c"), arm="d", seed=0)
+    assert len({one.id, other.id, both.id}) == 3
+    assert both.id == "a--b+c--d--s0"
 
 
 def test_a_scorecard_counts_what_could_not_be_read(

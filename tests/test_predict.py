@@ -13,8 +13,7 @@ from whytune.records import Example, Kind, Label, Layout, Outcome, Prediction, T
 from whytune.student import models, predict
 from whytune.student.encode import Ids
 from whytune.student.models import Student
-from whytune.student.predict import LabelTree, generate, prediction
-from whytune.student.rows import Row, can_share, logits
+from whytune.student.predict import LabelTree, generate, prediction, score
 
 Students = Callable[..., Student]
 FAMILIES = ["llama", "llama-tied", "qwen2", "gemma2", "mistral", "gpt2"]
@@ -24,7 +23,19 @@ def ask(
     student: Student, examples: Sequence[Example], task: Task, layout: Layout = Layout.LABEL,
     batch_size: int = 4, **more: Any,
 ) -> list[Prediction]:  # fmt: skip
-    return predict.predict(student, examples, task, layout, batch_size=batch_size, **more)
+    found = predict.predict(student, examples, [task], layout, batch_size=batch_size, **more)
+    return found[task.name]
+
+
+def prompt_ids(student: Student, example: Example, task: Task) -> Ids:
+    prompt = student.encoder.prompt(example, [task])
+    return prompt.prefix + prompt.questions[0]
+
+
+def write(student: Student, prompts: Sequence[Ids], longest: int, stop: Ids = ()) -> list[Ids]:
+    """What is generated after whole prompts."""
+    found = generate(student, [p[:4] for p in prompts], [[p[4:]] for p in prompts], longest, stop)
+    return [words for (words,) in found]
 
 
 def oracle(student: Student, prompt: Ids, continuation: Ids) -> float:
@@ -53,7 +64,7 @@ def test_label_log_probs_equal_an_oracle_in_float64(
         found = ask(made, examples[:4], asked)
         exact = student(family)
         for example, answer in zip(examples, found, strict=False):
-            prompt = exact.encoder.prompt(example, asked).ids
+            prompt = prompt_ids(exact, example, asked)
             expected = {name: oracle(exact, prompt, ids) for name, ids in labels.items()}
             assert answer.log_probs == pytest.approx(expected, abs=1e-5)
             assert answer.label == max(expected, key=lambda name: expected[name])
@@ -62,43 +73,6 @@ def test_label_log_probs_equal_an_oracle_in_float64(
     assert ids["fairly good"][0] == ids["fairly bad"][0]
     assert max(map(len, ids.values())) > 2
     assert {len(ids) for ids in made.encoder.labels(single_task).values()} == {1}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_at_the_wanted_rows_are_the_models_own(family: str, student: Students) -> None:
-    made = student(family)
-    torch.manual_seed(1)
-    ids = [tuple(torch.randint(5, 300, (n,)).tolist()) for n in (30, 7, 19)]
-    rows = [Row(trunk=i, wanted=wanted)
-            for i, wanted in zip(ids, [(0, 11, 29), (6,), (3, 4)], strict=True)]  # fmt: skip
-    with torch.no_grad():
-        found = logits(made.model, rows, made.pad)
-        whole = [made.model(input_ids=torch.tensor([row.trunk])).logits[0] for row in rows]
-    expected = torch.cat([w[list(row.wanted)] for w, row in zip(whole, rows, strict=True)])
-    assert found.dtype is torch.float32
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    if family == "gemma2":
-        assert float(found.abs().max()) <= 0.5, "the soft cap of its logits is at work"
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
-def test_a_tree_answers_as_separate_sequences_do(
-    family: str, student: Students, examples: list[Example], task: Task,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    made = student(family)
-    assert can_share(made.model)
-    shared = ask(made, examples, task)
-    monkeypatch.setattr(predict, "can_share", lambda _: False)
-    assert_same(ask(made, examples, task), shared)
-
-
-@pytest.mark.parametrize("family", ["gemma2", "mistral"])
-def test_a_model_that_looks_through_a_window_is_never_shared(
-    family: str, student: Students
-) -> None:
-    assert not can_share(student(family).model)
-    assert not can_share(student(family, seed=0).model)
 
 
 @pytest.mark.parametrize("layout", Layout)
@@ -153,9 +127,8 @@ def test_every_text_together_has_probability_one(
     tree = LabelTree.of(labels)
     task = Task(name="t", kind=Kind.NOMINAL, question="Which?",
                 labels=(Label(name="a"), Label(name="b")))  # fmt: skip
-    prompt = made.encoder.prompt(examples[0], task).ids
-    with torch.no_grad():
-        found = tree.log_probs(logits(made.model, [tree.row(prompt)], made.pad))
+    prompt = made.encoder.prompt(examples[0], [task])
+    ((found,),) = score(made, [(prompt.prefix, [(prompt.questions[0], tree)])])
     assert math.fsum(map(math.exp, found.values())) == pytest.approx(1, abs=1e-5)
 
 
@@ -213,7 +186,7 @@ def test_a_student_that_explains_first_is_scored_after_its_own_words(
     ends = {encoder.end, encoder.separator[0]}
     exact = student()
     for example, answer in zip(examples, found, strict=False):
-        prompt = encoder.prompt(example, task).ids
+        prompt = prompt_ids(made, example, task)
         words = greedy(made, prompt, 6, ends)
         assert answer.explanation == encoder.decode(words)
         begun = prompt + words + encoder.separator
@@ -232,7 +205,7 @@ def test_an_explanation_after_the_label_follows_the_label_given(
     assert {p.explanation for p in plain} == {None}
     for example, answer in zip(examples, found, strict=False):
         assert answer.label is not None
-        prompt = made.encoder.prompt(example, task).ids
+        prompt = prompt_ids(made, example, task)
         begun = prompt + made.encoder.labels(task)[answer.label] + made.encoder.separator
         words = greedy(made, begun, 6, {made.encoder.end})
         assert answer.explanation == made.encoder.decode(words)
@@ -243,10 +216,10 @@ def test_padding_does_not_change_what_is_generated(
     family: str, student: Students, examples: list[Example], task: Task
 ) -> None:
     made = student(family)
-    prompts = [made.encoder.prompt(example, task).ids for example in examples[:5]]
+    prompts = [prompt_ids(made, example, task) for example in examples[:5]]
     assert len(set(map(len, prompts))) > 1
-    together = generate(made, prompts, 8)
-    assert together == [generate(made, [prompt], 8)[0] for prompt in prompts]
+    together = write(made, prompts, 8)
+    assert together == [write(made, [prompt], 8)[0] for prompt in prompts]
     assert together == [greedy(made, prompt, 8, {made.encoder.end}) for prompt in prompts]
 
 
@@ -254,11 +227,11 @@ def test_generating_ends_at_the_end_token_and_at_a_stop(
     student: Students, examples: list[Example], task: Task, broken: Callable[..., Any]
 ) -> None:
     made = student()
-    prompts = [made.encoder.prompt(example, task).ids for example in examples[:3]]
-    free = generate(made, prompts, 8)
+    prompts = [prompt_ids(made, example, task) for example in examples[:3]]
+    free = write(made, prompts, 8)
     assert [len(words) for words in free] == [8, 8, 8]
     stop = free[1][3]
-    stopped = generate(made, prompts, 8, stop=(stop,))
+    stopped = write(made, prompts, 8, stop=(stop,))
     assert stopped == [w[: w.index(stop)] if stop in w else w for w in free]
     assert len(stopped[1]) < 8
 
@@ -268,7 +241,7 @@ def test_generating_ends_at_the_end_token_and_at_a_stop(
         return found
 
     with broken(made.model, ending):
-        assert generate(made, prompts, 8) == [(), (), ()]
+        assert write(made, prompts, 8) == [(), (), ()]
 
 
 def test_a_base_models_own_generation_settings_are_left_out(
@@ -280,8 +253,8 @@ def test_a_base_models_own_generation_settings_are_left_out(
         '{"repetition_penalty": 5.0, "do_sample": true, "temperature": 2.0, "min_new_tokens": 4}'
     )
     plain, coloured = student(), student(folder=tmp_path)
-    prompts = [plain.encoder.prompt(example, task).ids for example in examples[:4]]
-    assert generate(coloured, prompts, 12) == generate(plain, prompts, 12)
+    prompts = [prompt_ids(plain, example, task) for example in examples[:4]]
+    assert write(coloured, prompts, 12) == write(plain, prompts, 12)
 
 
 def test_progress_counts_every_example_once(

@@ -74,7 +74,7 @@ tokens: 3
         'r.yaml: train.lora_r: found "many"; input should be a valid integer, unable to parse '
         "string as an integer",
         "r.yaml: tokens: no such setting; known: name, model, corpora, tasks, arms, seeds, merge, "
-        "prompt, train, predict, evidence",
+        "lessons, prompt, train, predict, evidence",
     ]
 
 

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 BUNDLED = {
     "own-table": ["corpora.tickets.train=8"],
+    "starter-raters": ["corpora.starter.train=8", "corpora.starter.test=6"],
     "starter-three-tasks": ["corpora.starter.train=8", "corpora.starter.test=6"],
 }
 QUICK = ["train.num_train_epochs=1", "seeds=[0]", "prompt.max_length=256", "predict.explanations=1",

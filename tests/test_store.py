@@ -3,6 +3,8 @@ import math
 import stat
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,6 +129,26 @@ def test_predictions_with_different_labels_are_refused(tmp_path: Path) -> None:
         store.write_predictions(tmp_path / "p.parquet", [answer("a", "b"), answer("b", "c")], {})
 
 
+def test_predictions_of_several_tasks_keep_their_own_labels(tmp_path: Path) -> None:
+    file = tmp_path / "p.parquet"
+    given_ = [
+        Prediction(example_id="e", task="t", outcome=Outcome.UNREADABLE, label=None, log_probs={}),
+        Prediction(example_id="e", task="u", outcome=Outcome.READ, label="c",
+                   log_probs={"c": -0.1, "d": -0.2, "a": -0.3}),
+        Prediction(example_id="e", task="t", outcome=Outcome.READ, label="a",
+                   log_probs={"a": -0.5, "b": -1.0}),
+        Prediction(example_id="e", task="v", outcome=Outcome.READ, label="x", log_probs={}),
+    ]  # fmt: skip
+    store.write_predictions(file, given_, {})
+    assert store.read_predictions(file)[0] == given_
+    schema = pq.read_schema(file)
+    assert json.loads(schema.metadata[b"labels"]) == {
+        "t": ["a", "b"], "u": ["c", "d", "a"], "v": [],
+    }  # fmt: skip
+    store.write_predictions(file, given_[2:3], {})
+    assert json.loads(pq.read_schema(file).metadata[b"labels"]) == ["a", "b"]
+
+
 def test_predictions_that_are_not_whole_are_told(tmp_path: Path) -> None:
     file = tmp_path / "predictions.parquet"
     with pytest.raises(FolderError, match="cannot be read"):
@@ -143,9 +165,6 @@ def test_predictions_that_are_not_whole_are_told(tmp_path: Path) -> None:
 
 
 def test_a_parquet_of_something_else_is_told(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = tmp_path / "predictions.parquet"
     pq.write_table(pa.table({"a": [1]}), file)
     with pytest.raises(FolderError, match="not predictions that whytune wrote"):

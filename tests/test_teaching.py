@@ -230,6 +230,25 @@ def test_an_example_without_a_readable_reply_has_no_label() -> None:
     assert (first.shares, first.agreement) == ({}, None)
 
 
+def test_apart_every_rater_has_a_verdict_of_their_own() -> None:
+    votes = [
+        vote("a", 0.0, assessment="  far\n off "),
+        vote("b", 0.6, "f", confidence="sure"),
+        vote("c", None),
+        vote("d", 0.5),
+        vote("e", "joy", assessment="elsewhere"),
+    ]
+    found = merge.apart(votes, TASK)
+    assert [(v.example_id, v.label, v.score, v.votes, v.unread) for v in found] == [
+        ("e", "1", 0.0, 1, 0), ("f", "3", 0.6, 1, 0), ("e", None, None, 0, 1), ("e", "3", 0.5, 1, 0),
+    ]  # fmt: skip
+    assert [(v.assessment, v.confidence) for v in found] == [
+        ("far off", None), (None, "sure"), (None, None), (None, None),
+    ]  # fmt: skip
+    (mood,) = merge.apart(votes, MOOD)
+    assert (mood.label, mood.score, mood.assessment) == ("joy", None, "elsewhere")
+
+
 def test_what_cannot_be_merged() -> None:
     with pytest.raises(TeachingError, match=r"none of 2 replies could be read \(2 unreadable"):
         merge.merge([vote("a", None), vote("b", None)], TASK, seed=0)
@@ -310,8 +329,32 @@ def test_every_arm_teaches_the_same_examples() -> None:
     assert {x.layout for x in found.by_arm["label"]} == {Layout.LABEL}
     assert {x.layout for x in found.by_arm["first"]} == {Layout.EXPLANATION_LABEL}
     assert [x.explanation for x in found.by_arm["first"]] == ["a0 x", "a4 x"]
+    assert found.scores == (None, None)
     only_labels = explanations.lessons(examples(5), verdicts, TASK, {"label": Arm()})
     assert len(only_labels.by_arm["label"]) == 3
+
+
+def test_raters_of_one_example_give_a_lesson_each() -> None:
+    votes = [
+        vote("a", 1.0, "e1", assessment="a says"),
+        vote("a", 0.0, "e0", assessment="a scorns"),
+        vote("b", 0.3, "e0"),
+        vote("c", 0.4, "e0", assessment="c wavers"),
+        vote("d", None, "e0"),
+    ]
+    arms = {"label": Arm(), "why": Arm(explanation="assessment", words=2)}
+    found = explanations.lessons(examples(3), merge.apart(votes, TASK), TASK, arms)
+    taught = [("e0", "1"), ("e0", "3"), ("e1", "5")]
+    for own in found.by_arm.values():
+        assert [(lesson.example.id, lesson.label) for lesson in own] == taught
+    assert found.scores == (0.0, 0.4, 1.0)
+    assert [x.explanation for x in found.by_arm["why"]] == ["a scorns", "c wavers", "a says"]
+    assert found.dropped == {"no explanation": 1, "no label": 1, "no verdict": 1}
+    alone = explanations.lessons(examples(2), merge.apart(votes, TASK), TASK, {"label": Arm()})
+    assert len(alone.by_arm["label"]) == 4, "without an arm that explains, nobody lacks a reason"
+    same = merge.apart([vote(name, 0.5, "e0") for name in "ab"], TASK)
+    with pytest.raises(TeachingError, match="all 1 train examples carry the label 3"):
+        explanations.lessons(examples(1), same, TASK, {"label": Arm()})
 
 
 def test_what_cannot_be_taught() -> None:

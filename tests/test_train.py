@@ -14,12 +14,12 @@ from whytune.errors import TrainingError
 from whytune.recipe import Train
 from whytune.records import Layout, Lesson
 from whytune.student import models
+from whytune.student.bundle import Node
 from whytune.student.encode import Bundle, audit
 from whytune.student.models import Student
 from whytune.student.predict import predict
-from whytune.student.rows import Row
 from whytune.student.targets import Part
-from whytune.student.train import Trained, lesson_order, row, schedule, token_nll, train
+from whytune.student.train import Trained, lesson_order, schedule, token_nll, train, tree
 
 Students = Callable[..., Student]
 
@@ -42,7 +42,7 @@ def assert_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
 
 
 def encoded(student: Student, lessons: list[Lesson]) -> list[Bundle]:
-    return [audit(student.encoder, lesson) for lesson in lessons]
+    return [audit(student.encoder, [lesson], [lesson.task]) for lesson in lessons]
 
 
 @pytest.fixture
@@ -54,15 +54,16 @@ def taught(
 
     def teach(
         *, seed: int = 3, settings: Train = SETTINGS, folder: Path | None = None,
-        measure: Callable[[], float] | None = None, **more: Any,
+        measure: Callable[[], dict[str, float]] | None = None, **more: Any,
     ) -> tuple[Student, Trained]:  # fmt: skip
         made = student(seed=seed, settings=settings)
         bundles = encoded(made, lessons)
 
-        def label_nll() -> float:
+        def label_nll() -> dict[str, float]:
             examples = [lesson.example for lesson in lessons[:4]]
-            found = predict(made, examples, lessons[0].task, Layout.LABEL, batch_size=4)
-            return -sum(p.log_probs["good"] for p in found) / len(found)
+            task = lessons[0].task
+            found = predict(made, examples, [task], Layout.LABEL, batch_size=4)[task.name]
+            return {task.name: -sum(p.log_probs["good"] for p in found) / len(found)}
 
         done = train(
             made, bundles, settings, seed=seed, measure=measure or label_nll,
@@ -78,10 +79,12 @@ def test_every_target_is_predicted_one_position_earlier() -> None:
 
     parts = (Part.PROMPT, Part.LABEL, Part.FRAME)
     bundle = Bundle(prefix=(7, 8), branches=(Branch(ids=(9, 10, 11), parts=parts),))
-    assert row(bundle) == (Row(trunk=(7, 8, 9, 10, 11), wanted=(2, 3)), [10, 11])
+    branch = Node(ids=(9, 10, 11), parent=0, wanted=(0, 1))
+    assert tree(bundle) == ([Node(ids=(7, 8)), branch], [(0, 10), (1, 11)])
     # A branch that begins with its target is predicted by the end of the prefix.
     bundle = Bundle(prefix=(7, 8), branches=(Branch(ids=(9,), parts=(Part.LABEL,)),))
-    assert row(bundle) == (Row(trunk=(7, 8, 9), wanted=(1,)), [9])
+    nodes = [Node(ids=(7, 8), wanted=(1,)), Node(ids=(9,), parent=0)]
+    assert tree(bundle) == (nodes, [(0, 9)])
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma2", "mistral"])
@@ -109,7 +112,7 @@ def test_the_loss_of_a_lesson_is_that_of_plain_transformers(
     torch.testing.assert_close(found.mean(), expected, atol=1e-5, rtol=0)
 
 
-def test_padding_a_lesson_does_not_change_its_loss(
+def test_packing_a_lesson_does_not_change_its_loss(
     student: Students, lessons: list[Lesson]
 ) -> None:
     made = student()
@@ -146,7 +149,7 @@ def test_an_update_does_not_depend_on_how_it_is_divided(
             })  # fmt: skip
 
         monkeypatch.setattr("torch.optim.AdamW.step", step)
-        done = train(made, encoded(made, lessons), chosen, seed=0, measure=lambda: 0.0,
+        done = train(made, encoded(made, lessons), chosen, seed=0, measure=lambda: {"t": 0.0},
                      folder=tmp_path / f"{size}x{accumulated}")  # fmt: skip
         assert done.updates == 1
         return done.history[0]["train_loss"], found
@@ -168,7 +171,7 @@ def test_the_loss_of_an_update_is_per_supervised_token(
     bundles = encoded(made, lessons)
     with torch.no_grad():
         expected = float(token_nll(made, bundles).mean())
-    done = train(made, bundles, settings, seed=0, measure=lambda: 0.0, folder=tmp_path)
+    done = train(made, bundles, settings, seed=0, measure=lambda: {"t": 0.0}, folder=tmp_path)
     assert done.history[0]["train_loss"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -244,17 +247,17 @@ def test_resuming_with_no_measurement_so_far_is_exact_about_the_train_loss(
     taught: Callable[..., tuple[Student, Trained]], tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        taught(folder=tmp_path, measure=lambda: math.nan, advance=interrupted(3))
+        taught(folder=tmp_path, measure=lambda: {"t": math.nan}, advance=interrupted(3))
     facts = json.loads((tmp_path / "step-00000002" / "facts.json").read_text())
     assert facts["progress"]["best"] is None
-    _, done = taught(folder=tmp_path, measure=lambda: math.nan)
+    _, done = taught(folder=tmp_path, measure=lambda: {"t": math.nan})
     assert done.updates == 6
     assert all(row["label_nll"] is None or math.isnan(row["label_nll"]) for row in done.history)
 
 
-def scripted(*values: float) -> Callable[[], float]:
+def scripted(*values: float) -> Callable[[], dict[str, float]]:
     stream: Iterator[float] = iter(values)
-    return lambda: next(stream)
+    return lambda: {"t": next(stream)}
 
 
 def test_the_adapter_with_the_lowest_label_loss_is_kept(
@@ -267,12 +270,12 @@ def test_the_adapter_with_the_lowest_label_loss_is_kept(
     states: dict[int, dict[str, Tensor]] = {}
 
     # The adapter as it stood after each update, from a run that stops right there.
-    def stop(at: int) -> Callable[[], float]:
+    def stop(at: int) -> Callable[[], dict[str, float]]:
         seen = {"n": 0}
 
-        def measure() -> float:
+        def measure() -> dict[str, float]:
             seen["n"] += 2
-            return 0.0 if seen["n"] == at else 9.0
+            return {"t": 0.0 if seen["n"] == at else 9.0}
 
         return measure
 
@@ -316,7 +319,14 @@ def test_a_loss_that_is_no_finite_number_ends_the_training(
             TrainingError, match=r"update 1: the loss is nan; lower train\.learning_rate"
         ),
     ):
-        train(made, encoded(made, lessons), SETTINGS, seed=0, measure=lambda: 0.0, folder=tmp_path)
+        train(
+            made,
+            encoded(made, lessons),
+            SETTINGS,
+            seed=0,
+            measure=lambda: {"t": 0.0},
+            folder=tmp_path,
+        )
     assert_equal(adapter(made), before)
 
 
@@ -370,7 +380,7 @@ def test_the_learning_rate_rises_and_falls_as_the_recipe_says(
     taught: Callable[..., tuple[Student, Trained]],
 ) -> None:
     settings = SETTINGS.model_copy(update={"eval_steps": 1, "warmup_ratio": 1 / 3})
-    _, done = taught(settings=settings, measure=lambda: 0.0)
+    _, done = taught(settings=settings, measure=lambda: {"t": 0.0})
     rates = [row["learning_rate"] / settings.learning_rate for row in done.history]
     assert rates == pytest.approx([0.5, 1.0, 0.75, 0.5, 0.25, 0.0])
     assert [row["epoch"] for row in done.history] == pytest.approx([n / 3 for n in range(1, 7)])
@@ -379,5 +389,5 @@ def test_the_learning_rate_rises_and_falls_as_the_recipe_says(
 def test_tokens_are_counted_as_they_went_through(
     taught: Callable[..., tuple[Student, Trained]], student: Students, lessons: list[Lesson]
 ) -> None:
-    _, done = taught(measure=lambda: 0.0)
+    _, done = taught(measure=lambda: {"t": 0.0})
     assert done.tokens == 2 * sum(map(len, encoded(student(), lessons)))

@@ -29,7 +29,7 @@ bundles = [
         ids=tuple(range(30, 32 + n % 3)), parts=(Part.PROMPT, *[Part.LABEL] * (1 + n % 3))),))
     for n in range(12)
 ]
-train(student, bundles, settings, seed=0, folder=out, measure=lambda: 0.0)
+train(student, bundles, settings, seed=0, folder=out, measure=lambda: {"t": 0.0})
 state = {k: v.contiguous() for k, v in get_peft_model_state_dict(student.adapted).items()}
 save_file(state, f"{out}.{__import__('os').environ.get('RANK', '0')}.safetensors")
 """

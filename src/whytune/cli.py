@@ -107,7 +107,7 @@ def train(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Teach and measure one student: one corpus, task, arm and seed of a recipe."""
+    """Teach and measure one student: one corpus, arm and seed of a recipe, and one task or all."""
     from whytune.study import grid
 
     plan = recipe_file.load(recipe, overrides or ())
@@ -115,7 +115,7 @@ def train(
     if as_json:
         _print_json(found)
     else:
-        _print(f"{found['run']}: {_figures(found['scorecard'])}")
+        _print_cards(found["run"], found["scorecard"])
 
 
 @app.command()
@@ -125,13 +125,13 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a saved student anew, with intervals."""
-    from whytune import pipeline
+    from whytune import pipeline, run_folder
 
-    card = store.plain(pipeline.evaluate(run, on, Progress()))
+    cards = store.plain(run_folder.by_task(pipeline.evaluate(run, on, Progress())))
     if as_json:
-        _print_json(card)
+        _print_json(cards)
     else:
-        _print(_figures(card))
+        _print_cards("", cards)
 
 
 @app.command()
@@ -142,7 +142,8 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
     findings = checks.check(recipe_file.load(recipe, overrides or ()), Progress())
     for found in findings:
         _print_findings(found)
-    faults = [fault for found in findings for fault in found.faults]
+    # What is wrong with a corpus is found with each of its tasks.
+    faults = list(dict.fromkeys(fault for found in findings for fault in found.faults))
     if as_json:
         _print_json({"faults": faults, "findings": findings})
     for fault in faults:
@@ -233,7 +234,7 @@ def _study_facts(summary: dict[str, Any]) -> dict[str, Any]:
     cards: dict[str, dict[str, dict[str, Any]]] = {}
     for row in summary["rows"]:
         cards.setdefault(row["task"], {})[row["name"]] = row["scorecard"]
-    runs = [run for row in summary["rows"] for run in row["runs"]]
+    runs = list(dict.fromkeys(run for row in summary["rows"] for run in row["runs"]))
     kept = ("report", "finding", "seconds", "peak_rss_mb", "comparisons")
     return {"runs": runs, "scorecards": cards, **{name: summary[name] for name in kept}}
 
@@ -246,16 +247,29 @@ def _print_findings(found: Any) -> None:
     for label, ids in found.label_ids.items():
         _print(f"  label {label!r}: token ids {list(ids)}")
     for load in found.loads:
-        _print(f"  arm {load.arm}: {load.lessons} lessons, {load.tokens_per_epoch} tokens an "
-               f"epoch, longest {load.longest}, {load.cut} cut, {load.updates} updates, about "
-               f"{load.seconds / 60:.1f} min")  # fmt: skip
+        _print(f"  arm {load.arm}, {load.task}: {load.lessons} lessons on {load.conversations} "
+               f"conversations, {load.tokens_per_epoch} tokens an epoch, longest {load.longest}, "
+               f"{load.cut} cut, {load.updates} updates, about {load.seconds / 60:.1f} min")  # fmt: skip
     for remark in found.remarks:
         _print(f"  remark: {remark}")
     for masked in found.masks:
         _print(Text(f"  arm {masked.arm}, example {masked.example_id} (supervised: ")
                + Text("label", PARTS["label"]) + Text(" ") + Text("explanation", PARTS["explanation"])
                + Text(" ") + Text("frame", PARTS["frame"]) + Text(")"))  # fmt: skip
-        _print(Text.assemble(*((_visible(p.text, p.part), PARTS[p.part]) for p in masked.pieces)))
+        for index, task in enumerate(masked.tasks):
+            if len(masked.tasks) > 1:
+                _print(f"  branch {index + 1} of {len(masked.tasks)}, {task}:")
+            own = (p for p in masked.pieces if p.branch == index)
+            _print(Text.assemble(*((_visible(p.text, p.part), PARTS[p.part]) for p in own)))
+
+
+def _print_cards(name: str, cards: dict[str, Any]) -> None:
+    """The scorecard of one task, or of several by task, a line each."""
+    alone = not all(isinstance(card, dict) and "metrics" in card for card in cards.values())
+    lines = {"": cards} if alone else cards
+    for task, card in lines.items():
+        place = ", ".join(part for part in (name, task) if part)
+        _print(f"{place}: {_figures(card)}" if place else _figures(card))
 
 
 def _visible(text: str, part: str) -> str:

@@ -3,7 +3,7 @@
 From files to lessons without torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,11 @@ class Material:
     verdicts: Mapping[str, Verdict]
     """Example id -> verdict."""
     lessons: Mapping[str, tuple[Lesson, ...]]
-    """Arm -> lessons; the same examples in every arm."""
+    """Arm -> lessons; the same examples in every arm. One an example, or one a rater."""
+    scores: tuple[float, ...] | None
+    """The score behind each lesson's label, in the lessons' order; None for a nominal task."""
     dropped: Mapping[str, int]
-    """Why training examples are taught in no arm -> how many."""
+    """Why something is taught in no arm -> how many examples, or raters' replies."""
     references: Mapping[str, Reference]
     """Validation or test example id -> what an answer is measured against."""
     reference: str
@@ -53,18 +55,42 @@ class Material:
         """Example id -> group."""
         return {example.id: example.group for example in self.corpus.examples}
 
-    @property
-    def scores(self) -> list[float] | None:
-        """Verdict scores of the lessons, in their order; None for a nominal task."""
-        if self.task.kind is Kind.NOMINAL:
-            return None
-        taught = next(iter(self.lessons.values()))
-        scores = [self.verdicts[lesson.example.id].score for lesson in taught]
-        return [score for score in scores if score is not None]
-
     def agreement(self) -> dict[str, Any]:
         """How far the teachers agree."""
         return agreement.summary(self.annotations, self.task)
+
+
+def conversations(materials: Sequence[Material], arm: str) -> list[tuple[Lesson, ...]]:
+    """The lessons of one student by what they are about, in the corpus's order.
+
+    Args:
+        materials: of one corpus, one for each task of the student.
+        arm: which lessons.
+
+    Returns:
+        One tuple for each example that is taught: its lessons, task by task, rater by rater.
+    """
+    own: dict[str, list[Lesson]] = {e.id: [] for e in materials[0].corpus.examples}
+    for material in materials:
+        for lesson in material.lessons[arm]:
+            own[lesson.example.id].append(lesson)
+    return [tuple(lessons) for lessons in own.values() if lessons]
+
+
+def together(materials: Sequence[Material], split: Split) -> tuple[Example, ...]:
+    """The examples of a split that can be measured on at least one of the tasks of a corpus."""
+    return tuple(
+        example
+        for example in materials[0].corpus.examples
+        if example.split is split and any(example.id in m.references for m in materials)
+    )
+
+
+def left_out(recipe: Recipe, material: Material) -> Iterator[tuple[str, str]]:
+    """What is taught in no arm, as (how many of what, why)."""
+    for reason, count in material.dropped.items():
+        of_raters = recipe.lessons == "raters" and reason != explanations.NO_VERDICT
+        yield f"{count} {'replies about ' if of_raters else ''}training examples", reason
 
 
 def gather(recipe: Recipe) -> dict[tuple[str, str], Material]:
@@ -89,12 +115,22 @@ def _material(recipe: Recipe, corpus: Corpus, task: Task, seed: int) -> Material
     annotations = replies.read_all([r for r in corpus.replies if r.task == task.name], [task])
     verdicts = {v.example_id: v for v in merge.merge(annotations, task, seed)}
     training = [e for e in corpus.examples if e.split is Split.TRAIN]
-    taught = explanations.lessons(training, list(verdicts.values()), task, recipe.arms)
+    said = (
+        list(verdicts.values()) if recipe.lessons == "verdict" else merge.apart(annotations, task)
+    )
+    taught = explanations.lessons(training, said, task, recipe.arms)
     references, kind = _references(corpus.examples, verdicts, task)
     return Material(
         corpus=corpus, task=task, annotations=tuple(annotations), verdicts=verdicts,
-        lessons=taught.by_arm, dropped=taught.dropped, references=references, reference=kind,
+        lessons=taught.by_arm, scores=_scores(taught, task), dropped=taught.dropped,
+        references=references, reference=kind,
     )  # fmt: skip
+
+
+def _scores(taught: explanations.Lessons, task: Task) -> tuple[float, ...] | None:
+    if task.kind is Kind.NOMINAL:
+        return None
+    return tuple(score for score in taught.scores if score is not None)
 
 
 def _references(

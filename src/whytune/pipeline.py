@@ -9,7 +9,7 @@ reporting work without it.
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from whytune import recipe_file, run_folder, store
 from whytune.errors import FolderError, MissingExtraError, ModelError, RecipeError
-from whytune.material import Material, gather
+from whytune.material import Material, conversations, gather, together
 from whytune.progress import Progress
 from whytune.recipe import Recipe, dump
 from whytune.records import (
     Example,
     Layout,
-    Lesson,
     Prediction,
     Scorecard,
     Split,
@@ -51,13 +50,22 @@ class Clock:
 
 
 def run(
-    recipe: Recipe, cell: run_folder.Cell, material: Material, folder: Path, show: Progress,
-    begin: Callable[[], None] = lambda: None,
-) -> Scorecard:  # fmt: skip
+    recipe: Recipe, cell: run_folder.Cell, materials: Sequence[Material], folder: Path,
+    show: Progress, begin: Callable[[], None] = lambda: None,
+) -> dict[str, Scorecard]:  # fmt: skip
     """Teach and measure one student; goes on from its last checkpoint where there is one.
 
-    `begin` is called before anything is written, once the model is loaded and the lessons are
-    proved, so that what is wrong with the input leaves nothing behind.
+    Args:
+        recipe: of the study.
+        cell: which student.
+        materials: one for each of its tasks, in their order.
+        folder: where the run stands.
+        show: how long it takes.
+        begin: called before anything is written, once the model is loaded and the lessons are
+            proved, so that what is wrong with the input leaves nothing behind.
+
+    Returns:
+        Task -> scorecard.
 
     Raises:
         WhytuneError: whatever stops it; the folder stays fit to go on from.
@@ -68,8 +76,8 @@ def run(
     clock = Clock()
     facts: dict[str, Any] = {
         "state": "started",
-        "digest": run_folder.cell_digest(recipe, cell, material),
-        **run_folder.identity(cell, material),
+        "digest": run_folder.cell_digest(recipe, cell, materials),
+        **run_folder.identity(cell, materials),
         **store.provenance(),
     }
     with clock.stage("load"):
@@ -77,44 +85,57 @@ def run(
         student = models.load(base, recipe.prompt, dtype=recipe.train.dtype,
                               load_in_4bit=recipe.train.load_in_4bit)  # fmt: skip
     facts["model"] = {"name": base.name, "digest": student.base.digest}
-    bundles = encode(student, material.lessons[cell.arm])
+    bundles = encode(student, materials, cell.arm)
     student = models.adapt(student, recipe.train, cell.seed)
     begin()
     store.write_text(folder / "recipe.yaml", dump(recipe))
     store.write_json(folder / "run.json", facts)
     facts["adapter_init"] = models.fingerprint(student)
     with clock.stage("train"):
-        trained = _teach(recipe, cell, material, student, bundles, folder, show)
-    facts |= run_folder.training_facts(material, bundles, trained)
+        trained = _teach(recipe, cell, materials, student, bundles, folder, show)
+    facts |= run_folder.training_facts(materials, bundles, trained)
     models.save_adapter(student, folder / "adapter",
-                        run_folder.adapter_facts(recipe, cell, material, student))  # fmt: skip
-    card = _measure(recipe, cell, material, student, folder, clock, show)
+                        run_folder.adapter_facts(recipe, cell, materials, student))  # fmt: skip
+    cards = _measure(recipe, cell, materials, student, folder, clock, show)
     store.write_jsonl(folder / "history.jsonl", trained.history)
     facts |= {"state": "finished", "seconds": clock.seconds, "peak_rss_mb": store.peak_rss_mb()}
     store.write_json(folder / "run.json", facts)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return card
+    return cards
 
 
 def _measure(
-    recipe: Recipe, cell: run_folder.Cell, material: Material, student: "Student", folder: Path,
-    clock: Clock, show: Progress,
-) -> Scorecard:  # fmt: skip
+    recipe: Recipe, cell: run_folder.Cell, materials: Sequence[Material], student: "Student",
+    folder: Path, clock: Clock, show: Progress,
+) -> dict[str, Scorecard]:  # fmt: skip
     """Let the student answer about the test part, and explain the examples that are shown."""
-    test, task = material.part(Split.TEST), material.task
-    layout = material.lessons[cell.arm][0].layout
+    tasks, layout = [m.task for m in materials], run_folder.layout(cell, materials)
+    test = together(materials, Split.TEST)
     with clock.stage("predict"):
-        predictions = ask(recipe, student, test, task, layout, show, f"{cell.id}: answering")
-    card = run_folder.record(folder, predictions, material, recipe)
+        found = ask(recipe, student, test, tasks, layout, show, f"{cell.id}: answering")
+        answers = referenced(found, materials)
+    cards = run_folder.record(folder, answers, materials, recipe)
     with clock.stage("explain"):
-        answers = {p.example_id: p for p in predictions}
-        chosen = run_folder.shown(material, recipe)
         if layout is not Layout.LABEL:
-            explained = ask(recipe, student, chosen, task, layout, show,
+            wanted = {e.id for m in materials for e in run_folder.shown(m, recipe)}
+            chosen = [example for example in test if example.id in wanted]
+            explained = ask(recipe, student, chosen, tasks, layout, show,
                             f"{cell.id}: explaining", explain=True)  # fmt: skip
-            answers |= {p.example_id: p for p in explained}
-        run_folder.write_examples(folder, material, recipe, cell, answers)
-    return card
+            answers = {name: [*own, *explained[name]] for name, own in answers.items()}
+        run_folder.write_examples(folder, materials, recipe, cell, answers)
+    return cards
+
+
+def referenced(
+    answers: Mapping[str, Sequence[Prediction]], materials: Sequence[Material]
+) -> dict[str, list[Prediction]]:
+    """Of each task's answers, those that can be measured: all questions about an example are
+    asked at once, also where only some of them have a reference.
+    """
+    return {
+        m.task.name: [p for p in answers[m.task.name] if p.example_id in m.references]
+        for m in materials
+    }
 
 
 def require_torch() -> None:
@@ -134,35 +155,35 @@ def require_torch() -> None:
         ) from None
 
 
-def encode(student: "Student", lessons: Sequence[Lesson]) -> "list[Bundle]":
-    """Encode lessons, each with a proof of its mask.
+def encode(student: "Student", materials: Sequence[Material], arm: str) -> "list[Bundle]":
+    """Encode an arm's lessons, one bundle for each conversation, each with a proof of its mask.
 
     Raises:
         EncodingError: a label or explanation that would not be supervised exactly.
     """
     from whytune.student.encode import audit
 
-    return [audit(student.encoder, lesson) for lesson in lessons]
+    tasks = [material.task for material in materials]
+    return [audit(student.encoder, lessons, tasks) for lessons in conversations(materials, arm)]
 
 
 def _teach(
-    recipe: Recipe, cell: run_folder.Cell, material: Material, student: "Student",
+    recipe: Recipe, cell: run_folder.Cell, materials: Sequence[Material], student: "Student",
     bundles: "Sequence[Bundle]", folder: Path, show: Progress,
 ) -> "Trained":  # fmt: skip
     from whytune.student import train
     from whytune.student.predict import predict
 
-    layout = material.lessons[cell.arm][0].layout
-    watched = material.part(run_folder.watched_split(material))[: recipe.train.eval_limit]
+    tasks, layout = [m.task for m in materials], run_folder.layout(cell, materials)
+    watched = together(materials, run_folder.watched_split(materials))[: recipe.train.eval_limit]
 
-    def measure() -> float:
-        answers = predict(student, watched, material.task, layout,
-                          batch_size=recipe.predict.per_device_eval_batch_size,
-                          max_new_tokens=recipe.predict.max_new_tokens)  # fmt: skip
-        read = [p for p in answers if p.log_probs]
-        return statistics.fmean(
-            -p.log_probs[material.references[p.example_id].label] for p in read
-        ) if read else float("nan")  # fmt: skip
+    def measure() -> dict[str, float]:
+        found = predict(student, watched, tasks, layout,
+                        batch_size=recipe.predict.per_device_eval_batch_size,
+                        max_new_tokens=recipe.predict.max_new_tokens)  # fmt: skip
+        answers = referenced(found, materials)
+        return {m.task.name: _label_nll(answers[m.task.name], m)
+                for m in materials if answers[m.task.name]}  # fmt: skip
 
     with show.work(f"{cell.id}: teaching", train.schedule(len(bundles), recipe.train)) as advance:
         done = 0
@@ -178,38 +199,50 @@ def _teach(
         )  # fmt: skip
 
 
+def _label_nll(answers: Sequence[Prediction], material: Material) -> float:
+    """Mean negative log-probability of the reference labels (nats), over the readable answers."""
+    losses = [-p.log_probs[material.references[p.example_id].label]
+              for p in answers if p.log_probs]  # fmt: skip
+    return statistics.fmean(losses) if losses else float("nan")
+
+
 def ask(
-    recipe: Recipe, student: "Student", examples: Sequence[Example], task: Task, layout: Layout,
-    show: Progress, title: str, explain: bool = False,
-) -> list[Prediction]:  # fmt: skip
-    """Let a student answer, with progress."""
+    recipe: Recipe, student: "Student", examples: Sequence[Example], tasks: Sequence[Task],
+    layout: Layout, show: Progress, title: str, explain: bool = False,
+) -> dict[str, list[Prediction]]:  # fmt: skip
+    """Let a student answer all its tasks, with progress.
+
+    Returns:
+        Task -> predictions, in the examples' order.
+    """
     from whytune.student.predict import predict
 
     with show.work(title, len(examples)) as advance:
         return predict(
-            student, examples, task, layout,
+            student, examples, tasks, layout,
             batch_size=recipe.predict.per_device_eval_batch_size,
             max_new_tokens=recipe.predict.max_new_tokens, explain=explain, advance=advance,
         )  # fmt: skip
 
 
-def evaluate(folder: Path, corpus: str, show: Progress) -> Scorecard:
+def evaluate(folder: Path, corpus: str, show: Progress) -> dict[str, Scorecard]:
     """Measure a finished student anew on the test part of a corpus of its recipe.
+
+    Returns:
+        Task -> scorecard, of the student's tasks that the corpus has answers to.
 
     Raises:
         FolderError: no finished run there.
-        RecipeError: its recipe has no such corpus.
+        RecipeError: its recipe has no such corpus, or one about other tasks.
         ModelError: the base model is not the one that the adapter was taught on.
     """
     facts = store.read_json(folder / "run.json")
     if facts.get("state") != "finished":
         raise FolderError(f"{folder}: its training is not finished; run its study again first")
     recipe = recipe_file.load(folder / "recipe.yaml")
-    if corpus not in recipe.corpora:
-        raise RecipeError(
-            f"--on {corpus}: not in the run's recipe; found {', '.join(recipe.corpora)}"
-        )
-    material = gather(recipe)[corpus, facts["task"]]
+    taught = facts.get("tasks") or [facts["task"]]  # 0.1.0 wrote the name alone
+    tasks = [task for task in recipe.resolved_tasks() if task.name in taught]
+    materials = _materials_on(recipe, corpus, tasks)
     require_torch()
     from whytune.student import models
 
@@ -222,6 +255,23 @@ def evaluate(folder: Path, corpus: str, show: Progress) -> Scorecard:
             "run its study anew"
         )
     student = models.attach(base, folder / "adapter")
-    answers = ask(recipe, student, material.part(Split.TEST), material.task,
-                  Layout(facts["layout"]), show, f"{folder.name} on {corpus}")  # fmt: skip
-    return run_folder.scorecard(answers, material, recipe)
+    # All tasks are asked, as in its own study: a prompt that is cut is cut by the longest question.
+    found = ask(recipe, student, together(materials, Split.TEST), tasks, Layout(facts["layout"]),
+                show, f"{folder.name} on {corpus}")  # fmt: skip
+    answers = referenced(found, materials)
+    return {m.task.name: run_folder.scorecard(answers[m.task.name], m, recipe) for m in materials}
+
+
+def _materials_on(recipe: Recipe, corpus: str, tasks: Sequence[Task]) -> list[Material]:
+    if corpus not in recipe.corpora:
+        raise RecipeError(
+            f"--on {corpus}: not in the run's recipe; found {', '.join(recipe.corpora)}"
+        )
+    gathered = gather(recipe)
+    materials = [gathered[corpus, t.name] for t in tasks if (corpus, t.name) in gathered]
+    if not materials:
+        raise RecipeError(
+            f"--on {corpus}: has no answers to what the run was taught "
+            f"({', '.join(task.name for task in tasks)}); give a corpus that has"
+        )
+    return materials

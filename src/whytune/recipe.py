@@ -86,10 +86,14 @@ class Train(Settings):
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """Peak learning rate of AdamW. 5e-5 suits 7B; a 135M student wants about 1e-3."""
+    tasks: Literal["separate", "joint"] = "separate"
+    """`separate` teaches one student per task, as the paper did; `joint` teaches one student all
+    tasks of a corpus: each conversation is read once, with the questions as branches of it.
+    `lora_dropout` above 0 then draws one mask for the shared conversation, not one a question."""
     num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the lessons; fractions allowed."""
     per_device_train_batch_size: Positive = 4
-    """Sequences in one forward pass."""
+    """Conversations in one forward pass, each with all its lessons."""
     gradient_accumulation_steps: Positive = 1
     """Forward passes per update; loss and gradient do not depend on how a step is divided."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -105,7 +109,8 @@ class Train(Settings):
     lora_alpha: Positive = 32
     """The adapter's update is scaled by alpha / rank."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Dropout before the adapter. On a CPU its masks take two fifths of the time."""
+    """Dropout before the adapter. Lessons about one conversation share the mask of what they
+    share. On a CPU its masks take two fifths of the time."""
     target_modules: Either[Literal["all-linear"], list[str]] = [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     ]  # fmt: skip
@@ -130,7 +135,7 @@ class Predict(Settings):
     """How students are asked."""
 
     per_device_eval_batch_size: Positive = 16
-    """Prompts in one forward pass; the answers do not depend on it."""
+    """Conversations in one forward pass; the answers do not depend on it."""
     explanations: Count = 10
     """Test examples for which an explanation is generated and shown on the page."""
     max_new_tokens: Positive = 80
@@ -165,6 +170,10 @@ class Recipe(Settings):
     """One student per seed."""
     merge: Literal["average"] = "average"
     """How the teachers' scores become one verdict."""
+    lessons: Literal["verdict", "raters"] = "verdict"
+    """What is taught: `verdict`, one lesson per example and task; `raters`, one lesson for every
+    readable reply, with its own label and explanation, all of them branches of the one
+    conversation. What answers are measured against stays the same."""
     prompt: Prompting = Prompting()
     train: Train = Train()
     predict: Predict = Predict()

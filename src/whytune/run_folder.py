@@ -1,20 +1,22 @@
 """What a run folder holds, and what it says about itself.
 
-One cell of a study has one folder. `run.json` says what was taught from which inputs, and a
-digest of all that decides whether a folder is that of a given recipe.
+One cell of a study has one folder: one student, which answers one task, or with joint teaching
+all tasks of its corpus. `run.json` says what was taught from which inputs, and a digest of all
+that decides whether a folder is that of a given recipe. What one task has to say stands bare in
+its file; what several have to say stands by task.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from whytune import store
 from whytune.errors import FolderError
 from whytune.evidence import metrics
-from whytune.material import Material
-from whytune.recipe import Recipe, digest, dump
-from whytune.records import Example, Prediction, Scorecard, Split
+from whytune.material import Material, together
+from whytune.recipe import Arm, Recipe, digest, dump
+from whytune.records import Example, Layout, Prediction, Scorecard, Split
 from whytune.teaching import explanations
 
 if TYPE_CHECKING:
@@ -22,20 +24,33 @@ if TYPE_CHECKING:
     from whytune.student.models import Student
     from whytune.student.train import Trained
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One student of a study."""
 
     corpus: str
-    task: str
+    tasks: tuple[str, ...]
+    """What it answers, in the recipe's order."""
     arm: str
     seed: int
 
     @property
+    def task(self) -> str:
+        """Its tasks in one word."""
+        return "+".join(self.tasks)
+
+    @property
     def id(self) -> str:
-        """Names its folder; no name holds a double dash, so no two cells share one."""
+        """Names its folder; no name holds a double dash or a plus, so no two cells share one."""
         return f"{self.corpus}--{self.task}--{self.arm}--s{self.seed}"
+
+
+def by_task(entries: Mapping[str, T]) -> T | dict[str, T]:
+    """The entry itself where there is one task; of several, task -> entry."""
+    return next(iter(entries.values())) if len(entries) == 1 else dict(entries)
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
@@ -57,24 +72,30 @@ def claim(folder: Path, recipe: Recipe) -> None:
         ) from None
 
 
-def cell_digest(recipe: Recipe, cell: Cell, material: Material) -> str:
+def cell_digest(recipe: Recipe, cell: Cell, materials: Sequence[Material]) -> str:
     """Changes with anything that this cell's student or its answers depend on."""
     return digest({
         "model": recipe.model,
-        "task": store.plain(material.task),
         # What is taught and what is measured stand for data, splits, merge and arm at once.
-        "lessons": [[x.example.id, x.label, x.layout, x.explanation]
-                    for x in material.lessons[cell.arm]],
-        "references": store.plain(material.references),
-        "turns": [store.plain(example.turns) for example in material.corpus.examples],
+        "tasks": [
+            {
+                "task": store.plain(material.task),
+                "lessons": [[x.example.id, x.label, x.layout, x.explanation]
+                            for x in material.lessons[cell.arm]],
+                "references": store.plain(material.references),
+            }
+            for material in materials
+        ],
+        "turns": [store.plain(example.turns) for example in materials[0].corpus.examples],
         "seed": cell.seed,
         "prompt": recipe.prompt.model_dump(mode="json"),
-        "train": recipe.train.model_dump(mode="json"),
+        # Which tasks share a student stands above.
+        "train": recipe.train.model_dump(mode="json", exclude={"tasks"}),
         "predict": recipe.predict.model_dump(mode="json", exclude={"per_device_eval_batch_size"}),
     })  # fmt: skip
 
 
-def finished(recipe: Recipe, cell: Cell, material: Material, folder: Path) -> bool:
+def finished(recipe: Recipe, cell: Cell, materials: Sequence[Material], folder: Path) -> bool:
     """Whether this very cell stands complete in `folder`.
 
     Raises:
@@ -83,7 +104,7 @@ def finished(recipe: Recipe, cell: Cell, material: Material, folder: Path) -> bo
     if not (folder / "run.json").exists():
         return False
     facts = store.read_json(folder / "run.json")
-    if facts.get("digest") != cell_digest(recipe, cell, material):
+    if facts.get("digest") != cell_digest(recipe, cell, materials):
         raise FolderError(
             f"{folder}: made by another recipe or from other data; choose another --out, or "
             "delete the folder"
@@ -92,19 +113,35 @@ def finished(recipe: Recipe, cell: Cell, material: Material, folder: Path) -> bo
 
 
 def record(
-    folder: Path, predictions: Sequence[Prediction], material: Material, recipe: Recipe
-) -> Scorecard:
-    """Write predictions beside their references, and the scorecard over them."""
-    references, groups = material.references, material.groups
+    folder: Path, answers: Mapping[str, Sequence[Prediction]], materials: Sequence[Material],
+    recipe: Recipe,
+) -> dict[str, Scorecard]:  # fmt: skip
+    """Write predictions beside their references, and the scorecards over them.
+
+    Args:
+        folder: of a run or a baseline.
+        answers: task -> predictions, all about examples with a reference.
+        materials: of one corpus, one for each task.
+        recipe: says how intervals are drawn.
+
+    Returns:
+        Task -> scorecard.
+    """
+    groups = materials[0].groups
+    rows = [
+        (prediction, material.references[prediction.example_id])
+        for material in materials
+        for prediction in answers[material.task.name]
+    ]
     extra: dict[str, list[Any]] = {
-        "reference_label": [references[p.example_id].label for p in predictions],
-        "reference_score": [references[p.example_id].score for p in predictions],
-        "group": [groups[p.example_id] for p in predictions],
+        "reference_label": [reference.label for _, reference in rows],
+        "reference_score": [reference.score for _, reference in rows],
+        "group": [groups[prediction.example_id] for prediction, _ in rows],
     }
-    store.write_predictions(folder / "predictions.parquet", predictions, extra)
-    card = scorecard(predictions, material, recipe)
-    store.write_json(folder / "scorecard.json", card)
-    return card
+    store.write_predictions(folder / "predictions.parquet", [p for p, _ in rows], extra)
+    cards = {m.task.name: scorecard(answers[m.task.name], m, recipe) for m in materials}
+    store.write_json(folder / "scorecard.json", by_task(cards))
+    return cards
 
 
 def scorecard(predictions: Sequence[Prediction], material: Material, recipe: Recipe) -> Scorecard:
@@ -115,26 +152,45 @@ def scorecard(predictions: Sequence[Prediction], material: Material, recipe: Rec
     )  # fmt: skip
 
 
-def identity(cell: Cell, material: Material) -> dict[str, Any]:
-    """Which student this is, and from what it learns."""
-    lessons = material.lessons[cell.arm]
-    task = material.task
+def identity(cell: Cell, materials: Sequence[Material]) -> dict[str, Any]:
+    """Which student this is, and from what it learns.
+
+    What is of one task stands under `tasks`, and once more beside them where there is no other.
+    """
+    tasks = {material.task.name: _of_task(cell, material) for material in materials}
+    corpus = materials[0].corpus
+    sums = [facts["examples_sha256"] for facts in tasks.values()]
     return {
+        **(tasks[cell.task] if len(tasks) == 1 else {"examples_sha256": digest(sums)}),
         "corpus": cell.corpus, "task": cell.task, "arm": cell.arm, "seed": cell.seed,
-        "kind": task.kind, "labels": list(task.label_names),
-        "layout": lessons[0].layout, "reference": material.reference,
+        "layout": layout(cell, materials),
+        "lessons": sum(facts["lessons"] for facts in tasks.values()),
+        "tasks": tasks,
+        "inputs": dict(corpus.inputs), "notes": list(corpus.notes),
+    }  # fmt: skip
+
+
+def _of_task(cell: Cell, material: Material) -> dict[str, Any]:
+    lessons = material.lessons[cell.arm]
+    return {
+        "kind": material.task.kind, "labels": list(material.task.label_names),
+        "reference": material.reference,
         "lessons": len(lessons), "dropped": dict(material.dropped),
         # Equal in every arm: arms differ in what is said about an example, never in which.
         "examples_sha256": digest([[lesson.example.id, lesson.label] for lesson in lessons]),
         "test_sha256": digest([e.id for e in material.part(Split.TEST)]),
-        "inputs": dict(material.corpus.inputs), "notes": list(material.corpus.notes),
     }  # fmt: skip
 
 
+def layout(cell: Cell, materials: Sequence[Material]) -> Layout:
+    """The layout of the student's answers: its arm's, the same for every task."""
+    return materials[0].lessons[cell.arm][0].layout
+
+
 def training_facts(
-    material: Material, bundles: "Sequence[Bundle]", trained: "Trained"
+    materials: Sequence[Material], bundles: "Sequence[Bundle]", trained: "Trained"
 ) -> dict[str, Any]:
-    """What training did; `bundles` are the encoded lessons."""
+    """What training did; `bundles` are the encoded lessons, one for each conversation."""
     from whytune.student.encode import supervised
     from whytune.student.targets import Part
 
@@ -147,21 +203,33 @@ def training_facts(
             "per_epoch": sum(map(len, bundles)),
             "total": trained.tokens,
         },
+        "conversations": len(bundles),
         "cut": sum(bundle.cut > 0 for bundle in bundles),
-        "eval_split": watched_split(material),
+        "eval_split": watched_split(materials),
     }
 
 
 def adapter_facts(
-    recipe: Recipe, cell: Cell, material: Material, student: "Student"
+    recipe: Recipe, cell: Cell, materials: Sequence[Material], student: "Student"
 ) -> dict[str, Any]:
-    """What `whytune.json` says beside an adapter: all that is needed to ask it again."""
+    """What `whytune.json` says beside an adapter: all that is needed to ask it again.
+
+    `label_ids` holds the token ids of the labels by task; where there is one task only, it and
+    they stand bare as well, as `task` and `labels`.
+    """
+    tasks = [material.task for material in materials]
+    ids = {
+        task.name: {label: list(ids) for label, ids in student.encoder.labels(task).items()}
+        for task in tasks
+    }
+    alone = {"task": store.plain(tasks[0]), "labels": ids[tasks[0].name]}
     return {
         "base": student.base.name,
         "base_digest": student.base.digest,
-        "task": store.plain(material.task),
-        "layout": material.lessons[cell.arm][0].layout,
-        "labels": {name: list(ids) for name, ids in student.encoder.labels(material.task).items()},
+        **(alone if len(tasks) == 1 else {}),
+        "tasks": store.plain(tasks),
+        "label_ids": ids,
+        "layout": layout(cell, materials),
         "prompt": recipe.prompt.model_dump(mode="json"),
         "prompt_digest": student.encoder.digest,
         "max_new_tokens": recipe.predict.max_new_tokens,
@@ -170,28 +238,39 @@ def adapter_facts(
     }
 
 
-def watched_split(material: Material) -> Split:
+def watched_split(materials: Sequence[Material]) -> Split:
     """Curves are drawn on the validation part where there is one. On the test part they are
     only looked at: without a validation part no checkpoint is chosen (the recipe sees to it).
     """
-    return Split.VALIDATION if material.part(Split.VALIDATION) else Split.TEST
+    return Split.VALIDATION if together(materials, Split.VALIDATION) else Split.TEST
 
 
 def write_examples(
-    folder: Path, material: Material, recipe: Recipe, cell: Cell, answers: Mapping[str, Prediction]
-) -> None:
-    """The first test examples as the page shows them; `answers` by example id."""
+    folder: Path, materials: Sequence[Material], recipe: Recipe, cell: Cell,
+    answers: Mapping[str, Sequence[Prediction]],
+) -> None:  # fmt: skip
+    """The first test examples of each task as the page shows them; of several answers about one
+    example, the last one is shown.
+    """
     rows = []
-    for example in shown(material, recipe):
-        found, verdict = answers[example.id], material.verdicts.get(example.id)
-        rows.append({
-            "example_id": example.id, "source": example.source, "turns": example.turns,
-            "reference": material.references[example.id], "probs": found.probs,
-            "label": found.label, "expected": found.expected, "label_mass": found.label_mass,
-            "explanation": found.explanation,
-            "taught": explanations.explanation(verdict, recipe.arms[cell.arm]) if verdict else None,
-        })  # fmt: skip
+    for material in materials:
+        of_task = {prediction.example_id: prediction for prediction in answers[material.task.name]}
+        rows += [
+            _example(material, recipe.arms[cell.arm], example, of_task[example.id])
+            for example in shown(material, recipe)
+        ]
     store.write_json(folder / "examples.json", rows)
+
+
+def _example(material: Material, arm: Arm, example: Example, found: Prediction) -> dict[str, Any]:
+    verdict = material.verdicts.get(example.id)
+    return {
+        "task": material.task.name, "example_id": example.id, "source": example.source,
+        "turns": example.turns, "reference": material.references[example.id],
+        "probs": found.probs, "label": found.label, "expected": found.expected,
+        "label_mass": found.label_mass, "explanation": found.explanation,
+        "taught": explanations.explanation(verdict, arm) if verdict else None,
+    }  # fmt: skip
 
 
 def shown(material: Material, recipe: Recipe) -> tuple[Example, ...]:

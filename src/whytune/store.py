@@ -159,20 +159,22 @@ def _processor() -> dict[str, str]:
 def write_predictions(
     path: Path, predictions: Sequence[Prediction], extra: Mapping[str, Sequence[Any]]
 ) -> None:
-    """Predictions as Parquet: one row each, a list of log-probabilities in the task's order.
+    """Predictions as Parquet: one row each, a list of log-probabilities in its task's order.
 
     `extra` adds columns (the reference, the group), one value per prediction. Predictions
-    without probabilities may stand among the others.
+    without probabilities may stand among the others. The labels' names stand in the metadata:
+    as a list where there is one task, by task where there are several.
 
     Raises:
-        ValueError: predictions over different labels.
+        ValueError: predictions about one task over different labels.
     """
-    labels = next((list(p.log_probs) for p in predictions if p.log_probs), [])
+    labels: dict[str, list[str]] = {p.task: [] for p in predictions}
     for p in predictions:
-        if p.log_probs and set(p.log_probs) != set(labels):
+        known = labels[p.task] = labels[p.task] or list(p.log_probs)
+        if p.log_probs and set(p.log_probs) != set(known):
             raise ValueError(
                 f"labels of prediction {p.example_id}: {', '.join(p.log_probs)}; "
-                f"expected {', '.join(labels)}"
+                f"expected {', '.join(known)}"
             )
     columns: dict[str, Any] = {
         "example_id": [p.example_id for p in predictions],
@@ -181,14 +183,21 @@ def write_predictions(
         "label": [p.label for p in predictions],
         "expected": [p.expected for p in predictions],
         "label_mass": [p.label_mass for p in predictions],
-        "log_probs": [[p.log_probs[name] for name in labels if p.log_probs] for p in predictions],
+        "log_probs": [
+            [p.log_probs[name] for name in labels[p.task] if p.log_probs] for p in predictions
+        ],
         "explanation": pa.array([p.explanation for p in predictions], pa.string()),
         **extra,
     }
-    table = pa.table(columns).replace_schema_metadata({"labels": json.dumps(labels)})
+    named = labels if len(labels) > 1 else next(iter(labels.values()), [])
+    table = pa.table(columns).replace_schema_metadata({"labels": json.dumps(named)})
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_bytes(path, buffer.getvalue().to_pybytes())
+
+
+def _labels_of(task: str, labels: list[str] | dict[str, list[str]]) -> list[str]:
+    return labels[task] if isinstance(labels, dict) else labels
 
 
 def read_predictions(path: Path) -> tuple[list[Prediction], dict[str, list[Any]]]:
@@ -216,7 +225,7 @@ def read_predictions(path: Path) -> tuple[list[Prediction], dict[str, list[Any]]
             outcome=Outcome(row["outcome"]),
             label=row["label"],
             expected=row["expected"],
-            log_probs=dict(zip(labels, row["log_probs"], strict=False)),
+            log_probs=dict(zip(_labels_of(row["task"], labels), row["log_probs"], strict=False)),
             explanation=row["explanation"],
         )
         for row in table.select(own).to_pylist()

@@ -28,19 +28,14 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What the student reads before it answers."""
+    """What the student reads before it answers one or several questions about one example."""
 
     prefix: Ids
-    """Header and conversation: the same for every task about one example."""
-    question: Ids
-    """Question and answer cue."""
+    """Header and conversation: the same for every task."""
+    questions: tuple[Ids, ...]
+    """Question and answer cue of each task."""
     cut: int = 0
     """Tokens taken out of the middle of the conversation."""
-
-    @property
-    def ids(self) -> Ids:
-        """Prefix and question in one."""
-        return self.prefix + self.question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +49,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A prefix with its branches: here one branch, a question with its target."""
+    """A conversation with its branches, each a question with its target."""
 
     prefix: Ids
     branches: tuple[Branch, ...]
@@ -109,26 +104,31 @@ class Encoder:
         return digest([self._header, self._footer, self.prompting.model_dump(mode="json"),
                        self.text_ids("a 1\n[…]")])  # fmt: skip
 
-    def prompt(self, example: Example, task: Task) -> Prompt:
-        """Encode an example and its question.
+    def prompt(self, example: Example, tasks: Sequence[Task]) -> Prompt:
+        """Encode an example and its questions; the longest one decides what has to be cut.
 
         Raises:
-            EncodingError: the question alone fills `max_length`, or the prompt the model's limit.
+            EncodingError: a question alone fills `max_length`, or the prompt the model's limit.
         """
-        question = self.text_ids("\n\n" + question_text(task)) + self._footer
+        questions = tuple(
+            self.text_ids("\n\n" + question_text(task)) + self._footer for task in tasks
+        )
+        longest = max(map(len, questions))
         body = self.text_ids(conversation_text(example.turns, self.prompting.context_turns))
-        room = self.prompting.max_length - len(self._header) - len(question)
+        room = self.prompting.max_length - len(self._header) - longest
         if room < len(self._cut_mark) + 2:
+            task = tasks[[len(question) for question in questions].index(longest)]
             raise EncodingError(
-                f"task {task.name}: its question takes {len(question)} of prompt.max_length "
+                f"task {task.name}: its question takes {longest} of prompt.max_length "
                 f"{self.prompting.max_length} tokens and leaves no room for the text; raise "
                 "prompt.max_length or shorten the question"
             )
         body, cut = self._cut(body, room)
-        prompt = Prompt(prefix=self._header + body, question=question, cut=cut)
-        if len(prompt.ids) >= self.context:
+        prompt = Prompt(prefix=self._header + body, questions=questions, cut=cut)
+        total = len(prompt.prefix) + longest
+        if total >= self.context:
             raise EncodingError(
-                f"example {example.id}: its prompt takes {len(prompt.ids)} tokens, but the model "
+                f"example {example.id}: its prompt takes {total} tokens, but the model "
                 f"reads {self.context}; lower prompt.max_length so that an answer fits"
             )
         return prompt
@@ -150,26 +150,38 @@ class Encoder:
         """
         return _label_ids(self, task)
 
-    def bundle(self, lesson: Lesson) -> Bundle:
-        """Encode a lesson; its target is never cut.
+    def bundle(self, lessons: Sequence[Lesson], tasks: Sequence[Task]) -> Bundle:
+        """Encode the lessons about one example, a branch each; targets are never cut.
+
+        Args:
+            lessons: of one example.
+            tasks: all that the student is to answer, so that it is taught the very prefix on
+                which it will be asked.
 
         Raises:
-            EncodingError: prompt and target together pass the model's limit.
+            EncodingError: the prompt with a target passes the model's limit.
         """
-        prompt = self.prompt(lesson.example, lesson.task)
-        ids, parts = list(prompt.question), [Part.PROMPT] * len(prompt.question)
+        example = lessons[0].example
+        prompt = self.prompt(example, tasks)
+        branches = tuple(
+            self._branch(prompt.questions[tasks.index(lesson.task)], lesson) for lesson in lessons
+        )
+        bundle = Bundle(prefix=prompt.prefix, branches=branches, cut=prompt.cut)
+        longest = len(bundle.prefix) + max(len(branch.ids) for branch in branches)
+        if longest > self.context:
+            raise EncodingError(
+                f"example {example.id}: {longest} tokens with its target, but the model "
+                f"reads {self.context}; lower prompt.max_length so that the target fits"
+            )
+        return bundle
+
+    def _branch(self, question: Ids, lesson: Lesson) -> Branch:
+        ids, parts = list(question), [Part.PROMPT] * len(question)
         for part, text in render(lesson.label, lesson.explanation, lesson.layout).pieces:
             piece = self.text_ids(text)
             ids += piece
             parts += [part] * len(piece)
-        branch = Branch(ids=(*ids, self.end), parts=(*parts, Part.FRAME))
-        bundle = Bundle(prefix=prompt.prefix, branches=(branch,), cut=prompt.cut)
-        if len(bundle) > self.context:
-            raise EncodingError(
-                f"example {lesson.example.id}: {len(bundle)} tokens with its target, but the model "
-                f"reads {self.context}; lower prompt.max_length so that the target fits"
-            )
-        return bundle
+        return Branch(ids=(*ids, self.end), parts=(*parts, Part.FRAME))
 
 
 def supervised(bundle: Bundle, part: Part) -> int:
@@ -177,16 +189,21 @@ def supervised(bundle: Bundle, part: Part) -> int:
     return sum(branch.parts.count(part) for branch in bundle.branches)
 
 
-def audit(encoder: Encoder, lesson: Lesson) -> Bundle:
-    """Encode a lesson and prove its mask: the supervised tokens, decoded, are the label, the
-    explanation and nothing else.
+def audit(encoder: Encoder, lessons: Sequence[Lesson], tasks: Sequence[Task]) -> Bundle:
+    """Encode the lessons about one example and prove their masks: the supervised tokens of a
+    branch, decoded, are its label, its explanation and nothing else.
 
     Raises:
         EncodingError: they are not.
     """
-    encoder.labels(lesson.task)
-    bundle = encoder.bundle(lesson)
-    branch = bundle.branches[0]
+    bundle = encoder.bundle(lessons, tasks)
+    for lesson, branch in zip(lessons, bundle.branches, strict=True):
+        encoder.labels(lesson.task)
+        _prove(encoder, lesson, branch)
+    return bundle
+
+
+def _prove(encoder: Encoder, lesson: Lesson, branch: Branch) -> None:
     for part, expected in ((Part.LABEL, lesson.label), (Part.EXPLANATION, lesson.explanation)):
         ids = [i for i, p in zip(branch.ids, branch.parts, strict=True) if p is part]
         found = encoder.decode(ids).strip()
@@ -196,7 +213,6 @@ def audit(encoder: Encoder, lesson: Lesson) -> Bundle:
                 f"expected {(expected or '')[:60]!r}; this tokenizer cannot write it: change the "
                 "text or the model"
             )
-    return bundle
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from transformers import (
 from whytune import store
 from whytune.errors import ModelError
 from whytune.recipe import Prompting, Train, digest
+from whytune.student import fused
+from whytune.student.bundle import Model, bundled
 from whytune.student.encode import Encoder
-from whytune.student.rows import Model
 
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -64,6 +66,8 @@ class Student:
     model: Model
     encoder: Encoder
     base: Base
+    shares: bool | None = None
+    """Whether it reads a shared prefix once; None until its first forward pass has shown it."""
 
     @property
     def pad(self) -> int:
@@ -157,7 +161,7 @@ def adapt(student: Student, settings: Train, seed: int) -> Student:
     if settings.load_in_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        recompute(model)
     torch.manual_seed(seed)
     config = LoraConfig(
         task_type="CAUSAL_LM", bias="none", r=settings.lora_r, lora_alpha=settings.lora_alpha,
@@ -171,7 +175,16 @@ def adapt(student: Student, settings: Train, seed: int) -> Student:
             "train.target_modules to this model's projections, or all-linear"
         ) from None
     assert isinstance(adapted, PeftModel)
+    fused.install(adapted)
     return Student(model=adapted, encoder=student.encoder, base=student.base)
+
+
+def recompute(model: PreTrainedModel) -> None:
+    """Keep no activations but compute them again in the backward pass."""
+    # What is computed again looks back through the same attention as the first time.
+    model.activation_checkpointing_enable(
+        {"use_reentrant": False, "context_fn": lambda: (nullcontext(), bundled(model))}
+    )
 
 
 def attach(student: Student, folder: Path) -> Student:
@@ -190,6 +203,7 @@ def attach(student: Student, folder: Path) -> Student:
             f"{folder}: does not fit on {student.base.name} ({' '.join(str(error).split())[:200]}); "
             "give the base that it was taught on"
         ) from None
+    fused.install(model)
     return Student(model=model.eval(), encoder=student.encoder, base=student.base)
 
 

@@ -1,13 +1,14 @@
 """The one training loop.
 
-An update takes `per_device_train_batch_size x gradient_accumulation_steps` lessons. Its loss is
+An update takes `per_device_train_batch_size x gradient_accumulation_steps` bundles. Its loss is
 the sum of the negative log-likelihoods of its supervised tokens, divided by their number: it
-does not depend on how the lessons are divided into forward passes or padded. An interrupted
+does not depend on how the bundles are divided into forward passes. An interrupted
 training goes on from its last checkpoint and ends where the uninterrupted one ends, bit for
 bit on a CPU in float32.
 """
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -25,10 +26,10 @@ from transformers import get_scheduler
 from whytune.errors import TrainingError
 from whytune.recipe import Train
 from whytune.student import checkpoint
+from whytune.student.bundle import Model, Node, logits
 from whytune.student.checkpoint import Checkpoint
 from whytune.student.encode import Bundle
 from whytune.student.models import Student
-from whytune.student.rows import Model, Row, logits
 from whytune.student.targets import Part
 
 
@@ -38,7 +39,8 @@ class Progress:
 
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One row per measurement: step, epoch, train_loss, label_nll, learning_rate."""
+    """One row per measurement: step, epoch, train_loss, label_nll, label_nlls (task ->
+    its own), learning_rate."""
     loss_sum: float = 0.0
     """Losses of the updates since the last measurement."""
     best: float = math.inf
@@ -57,19 +59,23 @@ class Trained:
     stopped_early: bool
 
 
-def row(bundle: Bundle) -> tuple[Row, list[int]]:
-    """A bundle of one branch as a row, with the supervised ids that its wanted positions predict.
+def tree(bundle: Bundle) -> tuple[list[Node], list[tuple[int, int]]]:
+    """A bundle as a tree, and its supervised ids as (row of the tree's logits, id).
 
-    The id at position t is predicted at t - 1, which for a branch's first id is the last
-    position of the prefix.
+    The id at a place of a branch is predicted one place before it, which for the first id is
+    the end of the prefix.
     """
-    (branch,) = bundle.branches
-    start = len(bundle.prefix)
-    supervised = [at for at, part in enumerate(branch.parts) if part is not Part.PROMPT]
-    wanted = tuple(start + at - 1 for at in supervised)
-    return Row(trunk=bundle.prefix + branch.ids, wanted=wanted), [
-        branch.ids[at] for at in supervised
-    ]
+    at_once = any(branch.parts[0] is not Part.PROMPT for branch in bundle.branches)
+    nodes = [Node(ids=bundle.prefix, wanted=(len(bundle.prefix) - 1,) if at_once else ())]
+    rows, targets = int(at_once), []
+    for branch in bundle.branches:
+        supervised = [at for at, part in enumerate(branch.parts) if part is not Part.PROMPT]
+        wanted = tuple(at - 1 for at in supervised if at > 0)
+        nodes.append(Node(ids=branch.ids, parent=0, wanted=wanted))
+        row = {at: rows + index for index, at in enumerate(wanted)} | {-1: 0}
+        targets += [(row[at - 1], branch.ids[at]) for at in supervised]
+        rows += len(wanted)
+    return nodes, targets
 
 
 def token_nll(student: Student, bundles: Sequence[Bundle], through: Model | None = None) -> Tensor:
@@ -77,20 +83,27 @@ def token_nll(student: Student, bundles: Sequence[Bundle], through: Model | None
 
     Args:
         student: who is asked.
-        bundles: lessons, of one branch each.
+        bundles: run in one forward pass.
         through: the student's model as wrapped for several devices; without it, the model itself.
 
     Returns:
         Nats, float32, (supervised tokens of all bundles in their order,).
     """
-    rows = [row(bundle) for bundle in bundles]
-    found = logits(through or student.model, [r for r, _ in rows], student.pad)
-    targets = torch.tensor([token for _, ids in rows for token in ids], device=found.device)
-    return torch.nn.functional.cross_entropy(found, targets, reduction="none")
+    trees = [tree(bundle) for bundle in bundles]
+    found = logits(student, [nodes for nodes, _ in trees], through)
+    rows, targets, first = [], [], 0
+    for nodes, of_tree in trees:
+        rows += [first + row for row, _ in of_tree]
+        targets += [token for _, token in of_tree]
+        first += sum(len(node.wanted) for node in nodes)
+    chosen = found[torch.tensor(rows, device=found.device)]
+    return torch.nn.functional.cross_entropy(
+        chosen, torch.tensor(targets, device=found.device), reduction="none"
+    )
 
 
 def schedule(n: int, settings: Train, processes: int = 1) -> int:
-    """How many updates `n` lessons make."""
+    """How many updates `n` bundles make."""
     size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes
     return max(1, math.ceil(n * settings.num_train_epochs / size))
 
@@ -111,19 +124,19 @@ def train(
     *,
     seed: int,
     folder: Path,
-    measure: Callable[[], float],
+    measure: Callable[[], dict[str, float]],
     advance: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Trained:
     """Teach a student its lessons, in place.
 
     Args:
         student: base with a fresh adapter.
-        bundles: the encoded lessons.
+        bundles: the encoded lessons, a conversation each.
         settings: learning rate, batch, epochs, choice of checkpoint.
         seed: draws the order of the lessons and the dropout.
         folder: where checkpoints go; one that is there and whole is gone on from.
-        measure: mean label NLL (nats) on held-out examples, called between updates; the
-            adapter of its lowest value is kept with `load_best_model_at_end`.
+        measure: task -> mean label NLL (nats) on held-out examples, called between updates; the
+            adapter with the lowest mean over the tasks is kept with `load_best_model_at_end`.
         advance: called after each update with the step and its loss.
 
     Raises:
@@ -173,7 +186,9 @@ class _Loop:
         self.size = (settings.per_device_train_batch_size * settings.gradient_accumulation_steps
                      * accelerator.num_processes)  # fmt: skip
 
-    def run(self, measure: Callable[[], float], advance: Callable[[int, float], None]) -> None:
+    def run(
+        self, measure: Callable[[], dict[str, float]], advance: Callable[[int, float], None]
+    ) -> None:
         every = self.settings.eval_steps or max(1, round(len(self.bundles) / self.size))
         patience = self.settings.early_stopping_patience
         while self.at.step < self.total and not (patience and self.at.stale >= patience):
@@ -219,10 +234,10 @@ class _Loop:
 
     def _update(self, lessons: list[Bundle]) -> float:
         self.wrapped.train()
-        supervised = sum(p is not Part.PROMPT for b in lessons for p in b.branches[0].parts)
+        supervised = sum(
+            p is not Part.PROMPT for b in lessons for branch in b.branches for p in branch.parts
+        )
         own = lessons[self.accelerator.process_index :: self.accelerator.num_processes]
-        # Sorted, so that little is padded; the sum over the update does not mind the order.
-        own = sorted(own, key=len)
         size = self.settings.per_device_train_batch_size
         passes = [own[at : at + size] for at in range(0, len(own), size)]
         loss = torch.zeros((), device=self.accelerator.device)
@@ -248,14 +263,16 @@ class _Loop:
         self.optimizer.zero_grad()
         return value
 
-    def _measure(self, measure: Callable[[], float]) -> None:
-        label_nll = measure()
+    def _measure(self, measure: Callable[[], dict[str, float]]) -> None:
+        label_nlls = measure()
+        label_nll = statistics.fmean(label_nlls.values())
         previous = self.at.history[-1]["step"] if self.at.history else 0
         self.at.history.append({
             "step": self.at.step,
             "epoch": self.at.step * self.size / len(self.bundles),
             "train_loss": self.at.loss_sum / (self.at.step - previous),
             "label_nll": label_nll,
+            "label_nlls": label_nlls,
             "learning_rate": self.scheduler.get_last_lr()[0],
         })  # fmt: skip
         self.at.loss_sum = 0.0

@@ -113,6 +113,12 @@ class Summary(Stored):
     comparisons: list[Contrast] = []
 
 
+class Taught(Stored):
+    """What `run.json` says about one task."""
+
+    kind: Kind
+
+
 class Run(Stored):
     """`run.json`: what one student saw."""
 
@@ -120,15 +126,23 @@ class Run(Stored):
     task: str
     arm: str
     seed: int
-    kind: Kind
-    labels: list[str]
+    kind: Kind | None = None
+    """Of its one task; a student of several says it in `tasks`."""
+    tasks: dict[str, Taught] = {}
+    """Every task that it answers; empty in runs of version 0.1.0, which have one."""
     lessons: int
+    conversations: int | None = None
+    """What the lessons are about; None in runs of version 0.1.0."""
     updates: int
     tokens: dict[str, int | None] = {}
     cut: int = 0
     seconds: dict[str, Number] = {}
     eval_split: str = "test"
     """Where the curve of the label loss is measured."""
+
+    def kind_of(self, task: str) -> Kind | None:
+        """What the labels of one of its tasks mean to each other, where it says so."""
+        return self.tasks[task].kind if task in self.tasks else self.kind
 
 
 class Moment(Stored):
@@ -137,6 +151,9 @@ class Moment(Stored):
     step: int
     epoch: float
     label_nll: Number = None
+    """Mean over the student's tasks."""
+    label_nlls: dict[str, Number] = {}
+    """By task."""
 
 
 class Said(Stored):
@@ -156,6 +173,8 @@ class Marked(Stored):
 class Shown(Stored):
     """One example with one student's answer (`examples.json`)."""
 
+    task: str | None = None
+    """None in runs of version 0.1.0, which have one."""
     example_id: str
     source: str
     turns: list[Said]
@@ -181,7 +200,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Student:
-    """One run: what it saw, how its loss fell, what it answered."""
+    """One run as seen from one task: what it saw, how its loss fell, what it answered."""
 
     run: Run
     history: list[Moment]
@@ -200,6 +219,12 @@ class Part:
     comparisons: list[Contrast]
     students: dict[str, list[Student]]
     """Arm -> one student per seed, in the order of the rows."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All tasks that these students answer; with joint teaching there are others beside this."""
+        runs = [student.run for cohort in self.students.values() for student in cohort]
+        return tuple(runs[0].tasks) if runs and runs[0].tasks else (self.task,)
 
 
 def read_summary(folder: Path) -> Summary:
@@ -233,17 +258,18 @@ def parts(folder: Path, summary: Summary) -> Iterator[Part]:
         yield Part(
             corpus=corpus,
             task=task,
-            kind=_kind(rows, students),
+            kind=_kind(task, rows, students),
             rows=rows,
             comparisons=[c for c in summary.comparisons if (c.corpus, c.task) == (corpus, task)],
             students=students,
         )
 
 
-def _kind(rows: list[Row], students: dict[str, list[Student]]) -> Kind:
+def _kind(task: str, rows: list[Row], students: dict[str, list[Student]]) -> Kind:
     for cohort in students.values():
         for student in cohort:
-            return student.run.kind
+            if (kind := student.run.kind_of(task)) is not None:
+                return kind
     # Only baselines: a squared error exists exactly where labels stand on a scale.
     ordered = any("mse" in row.scorecard.metrics for row in rows)
     return Kind.ORDINAL if ordered else Kind.NOMINAL
@@ -252,12 +278,24 @@ def _kind(rows: list[Row], students: dict[str, list[Student]]) -> Kind:
 def _student(folder: Path, task: str) -> Student:
     record, history, shown = (folder / n for n in ("run.json", "history.jsonl", "examples.json"))
     examples = store.read_json(shown) if shown.exists() else []
+    moments = _checked(TypeAdapter(list[Moment]), store.read_jsonl(history), history)
     return Student(
         run=_checked(TypeAdapter(Run), store.read_json(record), record),
-        history=_checked(TypeAdapter(list[Moment]), store.read_jsonl(history), history),
-        examples=_checked(TypeAdapter(list[Shown]), examples, shown),
+        history=[_of_task(moment, task) for moment in moments],
+        examples=[
+            example
+            for example in _checked(TypeAdapter(list[Shown]), examples, shown)
+            if example.task in (None, task)
+        ],
         answers=_answers(folder / "predictions.parquet", task),
     )
+
+
+def _of_task(moment: Moment, task: str) -> Moment:
+    """The loss on one task alone, where the moment tells it apart."""
+    if not moment.label_nlls:
+        return moment
+    return moment.model_copy(update={"label_nll": moment.label_nlls.get(task)})
 
 
 def _answers(path: Path, task: str) -> list[Answer]:

@@ -1,18 +1,18 @@
 """A recipe as a grid of runs: corpora x tasks x arms x seeds, with baselines beside them.
 
-A run that is there is not made again, a broken one goes on from its last checkpoint, and the
+With joint teaching, the tasks of a corpus share their runs. A run that is there is not made again, a broken one goes on from its last checkpoint, and the
 summary over all of them is computed anew each time, from what the runs wrote.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from whytune import pipeline, run_folder, store
 from whytune.errors import RecipeError
 from whytune.evidence import baselines
-from whytune.material import Material, gather
+from whytune.material import Material, gather, together
 from whytune.progress import Progress
 from whytune.recipe import Recipe, digest
 from whytune.records import Layout, Prediction, Scorecard, Split
@@ -21,15 +21,45 @@ from whytune.student.prompting import conversation_text
 from whytune.study import report
 from whytune.study.summary import Materials, baseline_folder, summarise
 
+LONGEST_NAME = 255
+"""Bytes that file systems allow a folder's name."""
+
 
 def cells(recipe: Recipe, materials: Materials) -> list[Cell]:
-    """Every student of the study, seed by seed, so that a first answer is there early."""
-    return [
-        Cell(corpus=corpus, task=task, arm=arm, seed=seed)
+    """Every student of the study, seed by seed, so that a first answer is there early.
+
+    Raises:
+        RecipeError: the tasks that one student is to learn make too long a name for its folder.
+    """
+    made = [
+        Cell(corpus=corpus, tasks=tasks, arm=arm, seed=seed)
         for seed in recipe.seeds
-        for corpus, task in materials
+        for corpus, tasks in taught_together(recipe, materials)
         for arm in recipe.arms
     ]
+    for cell in made:
+        if len(cell.id.encode()) > LONGEST_NAME:
+            raise RecipeError(
+                f"{recipe.name}: the folder of {cell.corpus}, arm {cell.arm} would be named by "
+                f"{len(cell.tasks)} tasks in {len(cell.id.encode())} bytes, expected "
+                f"{LONGEST_NAME} at most; shorten their names, or set train.tasks: separate"
+            )
+    return made
+
+
+def taught_together(recipe: Recipe, materials: Materials) -> list[tuple[str, tuple[str, ...]]]:
+    """(corpus, tasks) of each student: one task each, or with joint teaching all of a corpus."""
+    if recipe.train.tasks == "separate":
+        return [(corpus, (task,)) for corpus, task in materials]
+    return [(corpus, tuple(own)) for corpus, own in _by_corpus(materials).items()]
+
+
+def _by_corpus(materials: Materials) -> dict[str, dict[str, Material]]:
+    """Corpus -> task -> material."""
+    found: dict[str, dict[str, Material]] = {}
+    for (corpus, task), material in materials.items():
+        found.setdefault(corpus, {})[task] = material
+    return found
 
 
 def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
@@ -47,8 +77,7 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     asked = cells(recipe, materials)
     spent = _run(recipe, materials, asked, folder, show)
     run_folder.claim(folder, recipe)
-    for material in materials.values():
-        _write_baselines(recipe, material, folder, show)
+    _write_baselines(recipe, materials, folder, show)
     summary = summarise(recipe, materials, asked, folder)
     runs = [store.read_json(folder / "runs" / cell.id / "run.json") for cell in asked]
     summary |= {
@@ -73,17 +102,17 @@ def _run(
         Seconds spent in the runs' own stages by this call.
     """
     spent = 0.0
-    places = {cell: (materials[cell.corpus, cell.task], folder / "runs" / cell.id)
-              for cell in asked}  # fmt: skip
+    places = {cell: ([materials[cell.corpus, task] for task in cell.tasks],
+                     folder / "runs" / cell.id) for cell in asked}  # fmt: skip
     there = {cell for cell in asked if run_folder.finished(recipe, cell, *places[cell])}
     for number, cell in enumerate(asked, start=1):
         if cell in there:
             show.say(f"{cell.id}: finished before ({number} of {len(asked)})")
             continue
         show.say(f"{cell.id}: run {number} of {len(asked)}")
-        card = pipeline.run(recipe, cell, *places[cell], show,
-                            begin=lambda: run_folder.claim(folder, recipe))  # fmt: skip
-        show.say(f"{cell.id}: {_short(card)}")
+        cards = pipeline.run(recipe, cell, *places[cell], show,
+                             begin=lambda: run_folder.claim(folder, recipe))  # fmt: skip
+        show.say(f"{cell.id}: {_short(cards)}")
         facts = store.read_json(places[cell][1] / "run.json")
         spent += sum(facts["seconds"].values())
     return spent
@@ -93,34 +122,39 @@ def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dic
     """Teach and measure one student.
 
     Raises:
-        RecipeError: the recipe has no such arm, or several corpora, tasks or seeds.
+        RecipeError: the recipe has no such arm, several corpora or seeds, or several tasks that
+            are not taught jointly.
     """
     materials = gather(recipe)
-    if len(materials) > 1 or len(recipe.seeds) > 1:
+    taught = taught_together(recipe, materials)
+    if len(taught) > 1 or len(recipe.seeds) > 1:
         raise RecipeError(
-            f"{recipe.name}: found {len(materials)} corpora x tasks and {len(recipe.seeds)} seeds; "
-            "`train` teaches one student: narrow the recipe, or use `study`"
+            f"{recipe.name}: found {len(taught)} corpora x tasks and {len(recipe.seeds)} seeds; "
+            "`train` teaches one student: narrow the recipe, teach the tasks of one corpus "
+            "jointly (train.tasks: joint), or use `study`"
         )
     arm = arm or next(iter(recipe.arms))
     if arm not in recipe.arms:
         raise RecipeError(f"--arm {arm}: no such arm; found {', '.join(recipe.arms)}")
-    (corpus, task) = next(iter(materials))
-    cell = Cell(corpus=corpus, task=task, arm=arm, seed=recipe.seeds[0])
+    cell = next(cell for cell in cells(recipe, materials) if cell.arm == arm)
     _run(recipe, materials, [cell], folder, show)
     place = folder / "runs" / cell.id
     return {"run": str(place), "scorecard": store.read_json(place / "scorecard.json")}
 
 
-def _write_baselines(recipe: Recipe, material: Material, folder: Path, show: Progress) -> None:
+def _write_baselines(recipe: Recipe, materials: Materials, folder: Path, show: Progress) -> None:
     for name in recipe.evidence.baselines:
-        place = baseline_folder(folder, material, name)
         if name == "zero-shot":
-            _zero_shot(recipe, material, place, show)
+            _zero_shot(recipe, materials, folder, show)
             continue
-        run_folder.record(place, _without_model(recipe, material, name), material, recipe)
+        for material in materials.values():
+            answers = {material.task.name: without_model(recipe, material, name)}
+            place = baseline_folder(folder, material, name)
+            run_folder.record(place, answers, [material], recipe)
 
 
-def _without_model(recipe: Recipe, material: Material, name: str) -> list[Prediction]:
+def without_model(recipe: Recipe, material: Material, name: str) -> list[Prediction]:
+    """The answers of a baseline that is fitted on the lessons."""
     lessons = next(iter(material.lessons.values()))
     labels = [lesson.label for lesson in lessons]
     test = material.part(Split.TEST)
@@ -135,13 +169,14 @@ def _without_model(recipe: Recipe, material: Material, name: str) -> list[Predic
     )  # fmt: skip
 
 
-def _zero_shot(recipe: Recipe, material: Material, place: Path, show: Progress) -> None:
-    mark = digest([
-        recipe.model, recipe.prompt.model_dump(mode="json"), recipe.train.dtype,
-        recipe.train.load_in_4bit, store.plain(material.task), dict(material.corpus.inputs),
-        [example.id for example in material.part(Split.TEST)],
-    ])  # fmt: skip
-    if (place / "digest.json").exists() and store.read_json(place / "digest.json") == mark:
+def _zero_shot(recipe: Recipe, materials: Materials, folder: Path, show: Progress) -> None:
+    """Ask the base model, once loaded, about every corpus whose answers are not there yet."""
+    missing = {
+        corpus: list(own.values())
+        for corpus, own in _by_corpus(materials).items()
+        if not _asked_before(recipe, list(own.values()), folder)
+    }
+    if not missing:
         return
     from whytune.student import models
 
@@ -149,13 +184,39 @@ def _zero_shot(recipe: Recipe, material: Material, place: Path, show: Progress) 
         models.find(recipe.model, log=show.say), recipe.prompt,
         dtype=recipe.train.dtype, load_in_4bit=recipe.train.load_in_4bit,
     )  # fmt: skip
-    title = f"{material.corpus.name}-{material.task.name}: asking the base model"
-    test = material.part(Split.TEST)
-    predictions = pipeline.ask(recipe, student, test, material.task, Layout.LABEL, show, title)
-    run_folder.record(place, predictions, material, recipe)
-    store.write_json(place / "digest.json", mark)
+    for corpus, own in missing.items():
+        # All tasks at once: a conversation is read once, however many questions there are.
+        found = pipeline.ask(
+            recipe, student, together(own, Split.TEST), [material.task for material in own],
+            Layout.LABEL, show, f"{corpus}: asking the base model",
+        )  # fmt: skip
+        answers = pipeline.referenced(found, own)
+        for material in own:
+            place = baseline_folder(folder, material, "zero-shot")
+            run_folder.record(place, answers, [material], recipe)
+            store.write_json(place / "digest.json", _zero_shot_digest(recipe, own))
 
 
-def _short(card: Scorecard) -> str:
+def _asked_before(recipe: Recipe, own: Sequence[Material], folder: Path) -> bool:
+    mark = _zero_shot_digest(recipe, own)
+    places = [baseline_folder(folder, material, "zero-shot") / "digest.json" for material in own]
+    return all(place.exists() and store.read_json(place) == mark for place in places)
+
+
+def _zero_shot_digest(recipe: Recipe, own: Sequence[Material]) -> str:
+    """Changes with anything that the base model's answers about a corpus depend on."""
+    return digest([
+        recipe.model, recipe.prompt.model_dump(mode="json"), recipe.train.dtype,
+        recipe.train.load_in_4bit, dict(own[0].corpus.inputs),
+        [[store.plain(m.task), [e.id for e in m.part(Split.TEST)]] for m in own],
+    ])  # fmt: skip
+
+
+def _short(cards: Mapping[str, Scorecard]) -> str:
     shown = ("mse", "accuracy", "label_nll")
-    return ", ".join(f"{n} {card.metrics[n].value:.4g}" for n in shown if n in card.metrics)
+    said = {
+        task: ", ".join(f"{n} {card.metrics[n].value:.4g}" for n in shown if n in card.metrics)
+        for task, card in cards.items()
+    }
+    alone = run_folder.by_task(said)
+    return alone if isinstance(alone, str) else "; ".join(f"{t}: {s}" for t, s in said.items())

@@ -89,7 +89,8 @@ def build(folder: Path, *, examples: bool = True) -> Path:
 def _section(folder: Path, part: Part, examples: bool) -> Section:
     key = _key(part.corpus, part.task)
     contrasts = tables.comparisons(part.comparisons)
-    runs = tables.runs(part.students)
+    # Students of several tasks are shown once, so that nobody adds up their cost twice.
+    runs = tables.runs(part.students) if part.task == part.tasks[0] else []
     return Section(
         key=key,
         intro=_intro(part),
@@ -108,7 +109,17 @@ def _intro(part: Part) -> str:
     source = "what people said" if people else "the verdicts of the teachers"
     return (
         f"{part.kind.capitalize()} task with {len(card.labels)} labels, measured against {source}, "
-        "on the test part; n counts answers, all seeds together."
+        f"on the test part; n counts answers, all seeds together.{_shared(part)}"
+    )
+
+
+def _shared(part: Part) -> str:
+    if len(part.tasks) == 1:
+        return ""
+    *others, last = part.tasks
+    return (
+        f" Each student was taught {', '.join(others)} and {last} together and answers them all; "
+        f"what it saw and how long that took is told once, under {part.tasks[0]}."
     )
 
 

@@ -6,12 +6,15 @@ from typing import Any
 
 from whytune import run_folder, store
 from whytune.evidence.compare import compare, sentence
-from whytune.material import Material
+from whytune.material import Material, left_out
 from whytune.recipe import Recipe
 from whytune.records import Comparison, Prediction, Split
 from whytune.run_folder import Cell
 
 Materials = Mapping[tuple[str, str], Material]
+"""(corpus, task) -> material, in the recipe's order."""
+MOST_NAMED = 4
+"""Comparisons that the finding names; of more it gives the number."""
 
 
 def baseline_folder(folder: Path, material: Material, name: str) -> Path:
@@ -25,9 +28,11 @@ def summarise(
     """`summary.json`, all but the study's own time and memory."""
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
-    for key, material in materials.items():
-        own = [cell for cell in asked if (cell.corpus, cell.task) == key]
-        answers = {arm: _pooled([c for c in own if c.arm == arm], folder) for arm in recipe.arms}
+    for (corpus, task), material in materials.items():
+        own = [cell for cell in asked if cell.corpus == corpus and task in cell.tasks]
+        answers = {
+            arm: _pooled([c for c in own if c.arm == arm], task, folder) for arm in recipe.arms
+        }
         rows += _arm_rows(recipe, material, own, answers)
         rows += _baseline_rows(recipe, material, folder)
         comparisons += _comparisons(recipe, material, answers)
@@ -36,7 +41,7 @@ def summarise(
         "model": recipe.model,
         **store.provenance(),
         "finding": finding(rows, comparisons),
-        "notes": list(_notes(materials, folder, asked)),
+        "notes": list(dict.fromkeys(_notes(recipe, materials, folder, asked))),
         "agreement": [
             {"corpus": m.corpus.name, "task": m.task.name, **_agreement(m)}
             for m in materials.values()
@@ -51,15 +56,10 @@ def _agreement(material: Material) -> dict[str, Any]:
     return {**found, "unread": sum(found["unread"].values())}
 
 
-def _pooled(own: Sequence[Cell], folder: Path) -> list[Prediction]:
-    """The answers of an arm, seed after seed."""
-    return [
-        prediction
-        for cell in own
-        for prediction in store.read_predictions(folder / "runs" / cell.id / "predictions.parquet")[
-            0
-        ]
-    ]
+def _pooled(own: Sequence[Cell], task: str, folder: Path) -> list[Prediction]:
+    """The answers of an arm to one task, seed after seed."""
+    paths = [folder / "runs" / cell.id / "predictions.parquet" for cell in own]
+    return [p for path in paths for p in store.read_predictions(path)[0] if p.task == task]
 
 
 def _arm_rows(
@@ -114,9 +114,9 @@ def _comparison_row(material: Material, comparison: Comparison) -> dict[str, Any
 def finding(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
     """What was found, in one sentence, also when it is nothing.
 
-    First whether the arms differ in label loss (of several comparisons: how many do, by an
-    interval that leaves out zero), then how the best arm stands to the training mean or the
-    most frequent label.
+    First whether the arms differ in label loss (of several comparisons: how many and which do,
+    by an interval that leaves out zero), then, task by task, how the best arm stands to the
+    training mean or the most frequent label.
     """
     losses = [c for c in comparisons if c["metric"] == "label_nll"]
     if not losses:
@@ -124,41 +124,85 @@ def finding(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str
     elif len(losses) == 1:
         told = losses[0]["sentence"].rstrip(".")
     else:
-        better = sum((c["difference"]["high"] or 0) < 0 for c in losses)
-        worse = sum((c["difference"]["low"] or 0) > 0 for c in losses)
-        told = (
-            f"Of {len(losses)} comparisons with the arm without explanation, the label loss is "
-            f"lower in {better}, higher in {worse}, and not told apart in "
-            f"{len(losses) - better - worse}"
-        )
-    sections = {(row["corpus"], row["task"]) for row in rows}
-    return f"{told}{_against_prior(rows) if len(sections) == 1 else ''}."
+        told = _tally(losses)
+    return "; ".join([told, *_against_priors(rows)]) + "."
 
 
-def _against_prior(rows: Sequence[Mapping[str, Any]]) -> str:
-    metric = "mse" if "mse" in rows[0]["scorecard"]["metrics"] else "accuracy"
+def _tally(losses: Sequence[Mapping[str, Any]]) -> str:
+    better = [c for c in losses if (c["difference"]["high"] or 0) < 0]
+    worse = [c for c in losses if (c["difference"]["low"] or 0) > 0]
+    return (
+        f"Of {len(losses)} comparisons with the arm without explanation, the label loss is "
+        f"lower in {_which(better, losses)}, higher in {_which(worse, losses)}, and not told "
+        f"apart in {len(losses) - len(better) - len(worse)}"
+    )
+
+
+def _which(some: Sequence[Mapping[str, Any]], losses: Sequence[Mapping[str, Any]]) -> str:
+    """How many, and where they are few, which: by what differs among all."""
+    if not some or len(some) > MOST_NAMED:
+        return str(len(some))
+    varying = [k for k in ("arm", "task", "corpus") if len({c[k] for c in losses}) > 1]
+    return f"{len(some)} ({'; '.join(' on '.join(c[k] for k in varying) for c in some)})"
+
+
+def _against_priors(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How the best arm of every section stands to its prior; one clause for each kind of task."""
+    sections: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        sections.setdefault((row["corpus"], row["task"]), []).append(row)
+    several = len({corpus for corpus, _ in sections}) > 1
+    for metric, figure, prior in (("mse", "mean squared error", "the training mean"),
+                                  ("accuracy", "accuracy", "the most frequent label")):  # fmt: skip
+        found = [
+            (f"{task} on {corpus}" if several else task, *best)
+            for (corpus, task), own in sections.items()
+            if (best := _best(own, metric)) is not None
+        ]
+        if len(sections) == 1:
+            yield from (f"the best arm, {arm}, has {figure} {own:.3f} against {other:.3f} of {prior}"
+                        for _, arm, own, other in found)  # fmt: skip
+        elif len(found) > MOST_NAMED:
+            won = sum(own < other if metric == "mse" else own > other for *_, own, other in found)
+            yield f"the best arm's {figure} is better than that of {prior} in {won} of {len(found)}"
+        elif found:
+            stands = (f"{own:.3f} ({arm}) against {other:.3f} on {place}"
+                      for place, arm, own, other in found)  # fmt: skip
+            yield f"{figure} of the best arm against that of {prior}: {', '.join(stands)}"
+
+
+def _best(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, float, float] | None:
+    """The best arm of one section with its figure and that of the prior; None where the section is
+    judged by another figure or one of them is not defined.
+    """
+    if metric != ("mse" if "mse" in rows[0]["scorecard"]["metrics"] else "accuracy"):
+        return None
     found = {row["name"]: row["scorecard"]["metrics"][metric]["value"] for row in rows}
     arms = {row["name"]: found[row["name"]] for row in rows if row["role"] == "arm"}
     if found.get("prior") is None or None in arms.values():
-        return ""
+        return None
     best = (min if metric == "mse" else max)(arms, key=lambda name: arms[name])
-    words = ("mean squared error", "the training mean") if metric == "mse" else (
-        "accuracy", "the most frequent label")  # fmt: skip
-    return (f"; the best arm, {best}, has {words[0]} {arms[best]:.3f} against "
-            f"{found['prior']:.3f} of {words[1]}")  # fmt: skip
+    return best, arms[best], found["prior"]
 
 
-def _notes(materials: Materials, folder: Path, asked: Sequence[Cell]) -> Iterator[str]:
+def _notes(
+    recipe: Recipe, materials: Materials, folder: Path, asked: Sequence[Cell]
+) -> Iterator[str]:
     for (corpus, task), material in materials.items():
         for note in material.corpus.notes:
             yield f"{corpus}: {note}"
-        for reason, count in material.dropped.items():
-            yield f"{corpus}, {task}: {count} training examples taught in no arm ({reason})."
-        first = next(c for c in asked if (c.corpus, c.task) == (corpus, task))
-        facts = store.read_json(folder / "runs" / first.id / "run.json")
+        for what, why in left_out(recipe, material):
+            yield f"{corpus}, {task}: {what} taught in no arm ({why})."
+    # Every seed and arm reads the same conversations, cut alike.
+    firsts: dict[tuple[str, tuple[str, ...]], Cell] = {}
+    for cell in asked:
+        firsts.setdefault((cell.corpus, cell.tasks), cell)
+    for (corpus, tasks), cell in firsts.items():
+        facts = store.read_json(folder / "runs" / cell.id / "run.json")
+        place = f"{corpus}, {', '.join(tasks)}"
         if facts["cut"]:
-            yield (f"{corpus}, {task}: {facts['cut']} of {facts['lessons']} conversations were "
+            yield (f"{place}: {facts['cut']} of {facts['conversations']} conversations were "
                    "longer than prompt.max_length and lost their middle.")  # fmt: skip
         if facts["eval_split"] == Split.TEST:
-            yield (f"{corpus}, {task}: the loss curves are drawn on the test part; no checkpoint "
+            yield (f"{place}: the loss curves are drawn on the test part; no checkpoint "
                    "was chosen by them.")  # fmt: skip

@@ -133,6 +133,7 @@ def runs(students: Mapping[str, Sequence[Student]]) -> list[Record]:
             "arm": arm,
             "seed": student.run.seed,
             "lessons": student.run.lessons,
+            "conversations": student.run.conversations,
             "updates": student.run.updates,
             "label_tokens": student.run.tokens.get("supervised_label"),
             "explanation_tokens": student.run.tokens.get("supervised_explanation"),

@@ -1,6 +1,6 @@
 """The explanation that each arm teaches, on the same examples in every arm."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +8,8 @@ from whytune.errors import TeachingError
 from whytune.recipe import Arm
 from whytune.records import Example, Layout, Lesson, Task, Verdict
 
-_NO_VERDICT = "no verdict"
+NO_VERDICT = "no verdict"
+"""Why an example that nobody spoke about is not taught."""
 _NO_LABEL = "no label"
 _NO_EXPLANATION = "no explanation"
 
@@ -20,8 +21,11 @@ class Lessons:
     by_arm: Mapping[str, tuple[Lesson, ...]]
     """Arm -> lessons; the same examples in the same order in every arm, so that arms differ in
     nothing but their explanations."""
+    scores: tuple[float | None, ...]
+    """The score on [0, 1] behind each lesson's label, one a lesson, the same in every arm; None
+    for a nominal task."""
     dropped: Mapping[str, int]
-    """Reason -> examples left out of all arms; empty where none were."""
+    """Reason -> verdicts (and examples without one) left out of all arms; empty where none were."""
 
 
 def explanation(verdict: Verdict, arm: Arm) -> str | None:
@@ -51,24 +55,32 @@ def lessons(
 ) -> Lessons:
     """The lessons of one part (training or validation) for every arm, in the examples' order.
 
-    An example without a verdict or a label, or without an explanation that any of the arms
-    needs, is left out of all arms and counted.
+    One lesson per verdict: one an example where the verdicts are merged, several where each
+    rater has their own; those about one example stay in the verdicts' order. A verdict without a
+    label or without an explanation that any of the arms needs, and an example without a verdict,
+    is left out of all arms and counted.
 
     Raises:
         TeachingError: an arm needs an explanation that no verdict has, no example is left, or
             all that are left carry one label.
     """
-    by_id = {verdict.example_id: verdict for verdict in verdicts if verdict.task == task.name}
-    reasons = {example.id: _reason(by_id.get(example.id), arms) for example in examples}
-    kept = [(example, by_id[example.id]) for example in examples if reasons[example.id] is None]
-    dropped = Counter(reason for reason in reasons.values() if reason is not None)
-    _check_arms(examples, by_id, task, arms)
+    by_id: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.task == task.name:
+            by_id[verdict.example_id].append(verdict)
+    found = [(example, own) for example in examples for own in by_id[example.id] or (None,)]
+    reasons = [_reason(own, arms) for _, own in found]
+    kept = [(example, own) for (example, own), reason in zip(found, reasons, strict=True)
+            if own is not None and reason is None]  # fmt: skip
+    dropped = Counter(reason for reason in reasons if reason is not None)
+    _check_arms([own for _, own in found if own is not None], task, arms)
     _check_labels(kept, task, dropped)
     return Lessons(
         by_arm={
             name: tuple(_lesson(example, verdict, task, arm) for example, verdict in kept)
             for name, arm in arms.items()
         },
+        scores=tuple(verdict.score for _, verdict in kept),
         dropped=dict(sorted(dropped.items())),
     )
 
@@ -76,7 +88,7 @@ def lessons(
 def _reason(verdict: Verdict | None, arms: Mapping[str, Arm]) -> str | None:
     """Why an example cannot be taught; None where it can."""
     if verdict is None:
-        return _NO_VERDICT
+        return NO_VERDICT
     if verdict.label is None:
         return _NO_LABEL
     for arm in arms.values():
@@ -85,13 +97,7 @@ def _reason(verdict: Verdict | None, arms: Mapping[str, Arm]) -> str | None:
     return None
 
 
-def _check_arms(
-    examples: Sequence[Example],
-    verdicts: Mapping[str, Verdict],
-    task: Task,
-    arms: Mapping[str, Arm],
-) -> None:
-    own = [verdicts[example.id] for example in examples if example.id in verdicts]
+def _check_arms(own: Sequence[Verdict], task: Task, arms: Mapping[str, Arm]) -> None:
     for name, arm in arms.items():
         if own and arm.explanation != "none" and all(explanation(v, arm) is None for v in own):
             raise TeachingError(
@@ -113,7 +119,7 @@ def _check_labels(
     if len(labels) == 1:
         part = kept[0][0].split or "given"
         raise TeachingError(
-            f"task {task.name}: all {len(kept)} {part} examples carry the label "
+            f"task {task.name}: all {len({e.id for e, _ in kept})} {part} examples carry the label "
             f"{next(iter(labels))}; expected two labels or more; take more examples, another "
             "corpus, or coarser labels"
         )

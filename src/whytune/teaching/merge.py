@@ -34,6 +34,15 @@ def merge(annotations: Sequence[Annotation], task: Task, seed: int) -> list[Verd
     return [_verdict(own, task, seed) for own in by_example.values()]
 
 
+def apart(annotations: Sequence[Annotation], task: Task) -> list[Verdict]:
+    """Every rater's own verdict: one for each annotation of this task, in order of appearance.
+
+    Its label, score and explanations are those of the annotation alone; one that could not be
+    read has no label. What `merge` refuses is refused there, so merge first.
+    """
+    return [_verdict([own], task, seed=0) for own in annotations if own.task == task.name]
+
+
 def _check(groups: Sequence[Sequence[Annotation]], task: Task) -> None:
     if not groups:
         raise TeachingError(
