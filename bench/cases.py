@@ -44,7 +44,7 @@ FEEDBACKQA_QUANTILES = (
     224, 232, 240, 247, 255, 266, 275, 284, 295, 304, 315, 327, 341, 356, 379, 404, 436, 478, 535,
     632, 857, 3100,
 )  # fmt: skip
-MIXED = 12
+MIXED = 8
 """Conversations of the mixed case."""
 
 SINGLE_LABELS: dict[str, Ids] = {name: (1000 + n,) for n, name in enumerate("abcde")}
@@ -68,9 +68,14 @@ class Conversation:
         """Each question with the whole prefix, as peers read it."""
         return [self.prefix + question for question in self.questions]
 
+    @property
+    def short(self) -> Conversation:
+        """Enough to warm up on."""
+        return Conversation(self.prefix[:64], self.questions)
+
 
 def _mixed_lengths() -> tuple[int, ...]:
-    """Lengths at the middles of twelve equal shares, linear between the quantiles."""
+    """Lengths at the middles of equal shares, linear between the quantiles."""
     last = len(FEEDBACKQA_QUANTILES) - 1
     found = []
     for n in range(MIXED):
@@ -82,7 +87,7 @@ def _mixed_lengths() -> tuple[int, ...]:
 
 
 PREFIXES: dict[str, tuple[int, ...]] = {
-    "200": (200,) * 4, "600": (600,) * 3, "1500": (1500,) * 2, "mixed": _mixed_lengths(),
+    "200": (200,) * 3, "600": (600,) * 2, "1500": (1500,) * 2, "mixed": _mixed_lengths(),
 }  # fmt: skip
 """Case -> prefix lengths of the conversations of one optimizer step, in rising order."""
 

@@ -30,9 +30,9 @@ ALLOCATORS: dict[str, dict[str, str]] = {
         "MALLOC_TOP_PAD_": str(2**28),
     },
 }
-"""How glibc hands out large tensors, for every engine alike. `system`: each is mapped anew and its
-pages are faulted in. `keep`: freed memory is used again, which helps those most who make and drop
-logits of every position.
+"""How glibc hands out large tensors to a peer. `system`: as it comes, each is mapped anew and its
+pages are faulted in. `keep`: freed memory is used again, as whytune sets it for itself when it runs
+on a CPU; this helps those most who make and drop logits of every position.
 """
 
 
@@ -106,7 +106,8 @@ def work(script: str, spec: dict[str, Any]) -> dict[str, Any]:
     neither the benchmark nor the variants beside it.
     """
     environment = {
-        **os.environ, **ALLOCATORS[spec.get("allocator", "system")], "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        **os.environ, **ALLOCATORS[spec.get("allocator", "system")],
+        "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
         "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore",
     }  # fmt: skip
@@ -128,7 +129,9 @@ def work(script: str, spec: dict[str, Any]) -> dict[str, Any]:
     else:
         found = json.loads(lines[-1])
     found["wall_s"] = round(time.perf_counter() - start, 1)
-    named = " ".join(str(spec[key]) for key in ("case", "engine", "variant") if key in spec)
+    named = " ".join(
+        str(spec[key]) for key in ("case", "engine", "variant", "allocator") if key in spec
+    )
     note(f"{named}: {found.get('error') or found.get('seconds') or 'done'} "
          f"({found['wall_s']} s in all)")  # fmt: skip
     return found

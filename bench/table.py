@@ -12,9 +12,15 @@ from typing import Any
 from machine import RESULTS
 
 RATIOS = {
-    "train": {"ratio_vs_trl": "training vs TRL", "ratio_vs_hf": "training vs HF Trainer"},
+    "train": {
+        "ratio_vs_trl": "training vs TRL",
+        "ratio_vs_hf": "training vs HF Trainer",
+        "ratio_vs_trl_kept": "  TRL with kept memory",
+        "ratio_vs_hf_kept": "  HF with kept memory",
+    },
     "score": {
         "ratio_vs_lm_eval": "scoring vs lm-eval",
+        "ratio_vs_lm_eval_kept": "  lm-eval with kept memory",
         "ratio_vs_generate": "scoring vs generate",
     },
 }
@@ -90,6 +96,8 @@ def show_train(result: dict[str, Any]) -> None:
     rows += _per_engine(result["seconds"], "{:.3f}")
     rows += [_row("TRL's best / ours", result["ratio_vs_trl"])]
     rows += [_row("HF Trainer's best / ours", result["ratio_vs_hf"])]
+    rows += [_row("TRL's best with kept memory / ours", result["ratio_vs_trl_kept"])]
+    rows += [_row("HF Trainer's best with kept memory / ours", result["ratio_vs_hf_kept"])]
     rows += [_row("gradient error (relative)", result["grad_rel_err"], "{:.1e}")]
     rows += [_row("sgemm (GFLOP/s)", result["sgemm_gflops"], "{:.0f}")]
     rows += [_row("ours / sgemm", result["fraction_of_sgemm"], "{:.1%}")]

@@ -81,7 +81,8 @@ def test_an_adapter_folder_is_plain_peft_with_a_word_of_our_own(
     with torch.no_grad():
         found = plain(input_ids=ids).logits
         expected = made.model.eval()(input_ids=ids).logits
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    # Joined passes round otherwise.
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_saving_again_replaces_the_adapter_whole(student: Students, tmp_path: Path) -> None:
@@ -232,7 +233,9 @@ def test_an_adapter_of_another_base_is_refused(student: Students, tmp_path: Path
 def test_a_fresh_adapter_says_what_the_base_says(
     student: Students, examples: list[Example], task: Task
 ) -> None:
-    assert ask(student(seed=0), examples, task) == ask(student(), examples, task)
+    fresh, base = ask(student(seed=0), examples, task), ask(student(), examples, task)
+    for one, other in zip(fresh, base, strict=True):
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
 
 
 @pytest.fixture

@@ -285,14 +285,15 @@ def _attention(
             seen = bundle_layout.mask(index, 0, sliding_window)
             parts.append(_dense(q, k, v, seen, scaling, dropout, softcap))
             continue
+        of_trunk, of_rest = q.split([trunk, total - trunk], dim=2)
         parts.append(functional.scaled_dot_product_attention(
-            q[:, :, :trunk], k[:, :, :trunk], v[:, :, :trunk],
+            of_trunk, k[:, :, :trunk], v[:, :, :trunk],
             is_causal=True, scale=scaling, dropout_p=dropout,
         ))  # fmt: skip
         if total > trunk:
             seen = bundle_layout.mask(index, trunk, None)
             parts.append(functional.scaled_dot_product_attention(
-                q[:, :, trunk:], k, v, attn_mask=seen, scale=scaling, dropout_p=dropout,
+                of_rest, k, v, attn_mask=seen, scale=scaling, dropout_p=dropout,
             ))  # fmt: skip
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
