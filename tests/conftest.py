@@ -115,8 +115,8 @@ def student(folder_of: Callable[[str], Path]) -> Callable[..., Student]:
         load_in_4bit: bool = False, folder: Path | None = None, **prompting: Any,
     ) -> Student:  # fmt: skip
         base = models.find(str(folder or folder_of(family)))
-        made = models.load(base, Prompting(**{"max_length": 256, **prompting}), dtype="float32",
-                           load_in_4bit=load_in_4bit)  # fmt: skip
+        made = models.load(base, Prompting(**{"max_length": 256, **prompting}),
+                           Train(dtype="float32", load_in_4bit=load_in_4bit))  # fmt: skip
         return made if seed is None else models.adapt(made, settings or Train(), seed)
 
     return make

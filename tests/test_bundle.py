@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from whytune.recipe import Train
+from whytune.recipe import Attention, Train
 from whytune.records import Example, Label, Layout, Task
 from whytune.records import Kind as TaskKind
-from whytune.student import bundle, fused, models
-from whytune.student.bundle import Node, SharingWarning, packed_logits
+from whytune.student import bundle, flex, models
+from whytune.student.bundle import (
+    Node,
+    SharingWarning,
+    logits,
+    packed_logits,
+    separate_logits,
+)
 from whytune.student.encode import Branch, Bundle, Ids
+from whytune.student.head import WideHead
 from whytune.student.models import Student
 from whytune.student.predict import LabelTree, generate, predict, score
 from whytune.student.targets import Part
@@ -40,7 +47,7 @@ COMMON = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
           "num_attention_heads": 4, "max_position_embeddings": 512}  # fmt: skip
 
 
-def student_of(shape: str, vocabulary: int) -> Student:
+def student_of(shape: str, vocabulary: int, *, joined: bool = False) -> Student:
     torch.manual_seed(7)
     chosen = {**COMMON, "tie_word_embeddings": False, **SHAPES[shape], "vocab_size": vocabulary,
               "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
@@ -54,8 +61,17 @@ def student_of(shape: str, vocabulary: int) -> Student:
     for name, parameter in adapted.model.named_parameters():
         if "lora_B" in name:  # zero at first, which would hide the gradient of A
             torch.nn.init.normal_(parameter, std=0.1)
+    if not joined:
+        take_apart(adapted.model)
     adapted.model.eval()
     return adapted
+
+
+def take_apart(model: torch.nn.Module) -> None:
+    """Undo `fused.install`, so that an oracle is transformers and peft alone."""
+    for module in model.modules():
+        if "_own_forward" in module.__dict__:
+            del module.forward, module._own_forward
 
 
 def bundles_of(vocabulary: int) -> st.SearchStrategy[list[Bundle]]:
@@ -99,10 +115,9 @@ def gradients(student: Student, loss: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_loss_and_gradients_equal_those_of_separate_sequences(shape: str, joined: bool) -> None:
     vocabulary = 211
-    student = student_of(shape, vocabulary)
+    student = student_of(shape, vocabulary, joined=joined)
     oracle = student_of(shape, vocabulary)
-    if joined:
-        fused.install(student.model)
+    assert any("_own_forward" in m.__dict__ for m in student.model.modules()) == joined
 
     @settings(max_examples=12)
     @given(bundles_of(vocabulary))
@@ -154,6 +169,51 @@ def test_branches_do_not_see_each_other() -> None:
     assert not torch.allclose(one[3], two[3])
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("attention", get_args(Attention))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_way_to_share_gives_the_same(shape: str, attention: Attention) -> None:
+    student = student_of(shape, 150)
+    student.attention = attention
+    tree = [Node(ids=(1, 2, 3, 4)), Node(ids=(4, 5), parent=0, wanted=(0, 1)),
+            Node(ids=(6, 7), parent=1, wanted=(1,)), Node(ids=(8, 9, 10), parent=0, wanted=(2,))]  # fmt: skip
+    trees = [tree, [Node(ids=tuple(range(1, 150)), wanted=(0, 148))]]
+    with torch.no_grad():  # FlexAttention has no backward pass on a CPU
+        found = logits(student, trees)
+        expected = separate_logits(student.model, trees)
+    assert student.shares is (attention != "separate")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@given(st.integers(1, 100_000))
+def test_padding_to_a_bucket_is_bounded(tokens: int) -> None:
+    size = flex.bucket(tokens)
+    assert size % flex.BLOCK == 0
+    assert 0 <= size - tokens < max(flex.BLOCK, tokens / 4)
+    assert flex.bucket(size) == size
+
+
+def test_buckets_are_few() -> None:
+    assert len({flex.bucket(n) for n in range(1, 16_385)}) <= 4 * 6
+
+
+def test_a_head_in_bfloat16_gives_logits_in_float32() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 70, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    given = torch.randn(5, 16, dtype=torch.bfloat16, requires_grad=True)
+    true = given.detach().float().requires_grad_()
+    found = WideHead.apply(given, head.weight)  # type: ignore[no-untyped-call]
+    expected = true @ head.weight.float().T
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    ahead = torch.randn(5, 70)
+    (found * ahead).sum().backward()
+    (expected * ahead).sum().backward()
+    assert given.grad is not None
+    assert true.grad is not None
+    assert torch.equal(given.grad, true.grad.bfloat16())
+
+
 def test_a_model_with_a_running_state_is_read_separately_and_says_why() -> None:
     config = AutoConfig.for_model("mamba", hidden_size=16, num_hidden_layers=1, vocab_size=60,
                                   state_size=4)  # fmt: skip
@@ -170,7 +230,7 @@ def test_a_model_with_a_running_state_is_read_separately_and_says_why() -> None:
 def test_a_model_that_fails_the_check_is_read_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     student = student_of("qwen2", 60)
     right = packed_logits
-    monkeypatch.setattr(bundle, "packed_logits", lambda *a: right(*a) * 1.01)
+    monkeypatch.setattr(bundle, "packed_logits", lambda *a, **k: right(*a, **k) * 1.01)
     one = Bundle(prefix=(1, 2, 3), branches=(Branch(ids=(4, 5), parts=(Part.PROMPT, Part.LABEL)),))
     with pytest.warns(SharingWarning, match="are off by"):
         found = token_nll(student, [one])

@@ -137,7 +137,9 @@ def test_a_study_says_what_it_found_as_json(finished: tuple[Path, Ended]) -> Non
     assert {cards[arm]["n"] for arm in ("label", "why")} == {12}  # two seeds x six examples
     assert cards["prior"]["n"] == 6
     assert (folder / said["report"]).is_file()
-    assert {c["base"] for c in said["comparisons"]} == {"label"}
+    assert {(c["base"], c["arm"]) for c in said["comparisons"]} == {
+        ("label", "why"), ("prior", "label"), ("prior", "why"),
+    }  # fmt: skip
 
 
 def test_equal_seeds_start_from_equal_adapters(finished: tuple[Path, Ended]) -> None:

@@ -139,7 +139,7 @@ def test_a_conversation_is_read_once_for_all_its_questions(
     studied: tuple[Path, dict[str, Any], list[str]], materials: list[Material], recipe: Recipe
 ) -> None:
     found = facts(studied[0] / "runs" / RUNS[1])
-    student = models.load(models.find(recipe.model), recipe.prompt, dtype="float32")
+    student = models.load(models.find(recipe.model), recipe.prompt, recipe.train)
     bundles = pipeline.encode(student, materials, "why")
     assert [len(bundle.branches) for bundle in bundles] == [2] * 8
     prefixes = sum(len(bundle.prefix) for bundle in bundles)

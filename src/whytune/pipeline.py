@@ -82,8 +82,7 @@ def run(
     }
     with clock.stage("load"):
         base = models.find(recipe.model, log=show.say)
-        student = models.load(base, recipe.prompt, dtype=recipe.train.dtype,
-                              load_in_4bit=recipe.train.load_in_4bit)  # fmt: skip
+        student = models.load(base, recipe.prompt, recipe.train)
     facts["model"] = {"name": base.name, "digest": student.base.digest}
     bundles = encode(student, materials, cell.arm)
     student = models.adapt(student, recipe.train, cell.seed)
@@ -246,8 +245,7 @@ def evaluate(folder: Path, corpus: str, show: Progress) -> dict[str, Scorecard]:
     require_torch()
     from whytune.student import models
 
-    base = models.load(models.find(recipe.model, log=show.say), recipe.prompt,
-                       dtype=recipe.train.dtype, load_in_4bit=recipe.train.load_in_4bit)  # fmt: skip
+    base = models.load(models.find(recipe.model, log=show.say), recipe.prompt, recipe.train)
     told = store.read_json(folder / "adapter" / "whytune.json")
     if told["base_digest"] != base.base.digest:
         raise ModelError(

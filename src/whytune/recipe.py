@@ -42,6 +42,9 @@ def _once(seeds: list[int]) -> list[int]:
 
 BuiltInTask = Annotated[str, AfterValidator(_built_in)]
 
+Attention = Literal["auto", "split", "masked", "flex", "separate"]
+"""Ways to compute a bundle."""
+
 
 class Arm(Settings):
     """One way to teach."""
@@ -115,6 +118,11 @@ class Train(Settings):
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     ]  # fmt: skip
     """Which projections get an adapter."""
+    attention: Attention = "auto"
+    """How a conversation's branches look back to it. `split`: the conversation causally, then the
+    branches under a mask. `masked`: all at once under a mask. `flex`: FlexAttention, which skips
+    what nobody sees and wants a GPU. `separate`: nothing is shared, each branch reads the whole
+    conversation again. `auto` is flex on a GPU and split elsewhere."""
     load_in_4bit: bool = False
     """QLoRA: the base in NF4 with double quantisation. Saves memory, never time on a CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

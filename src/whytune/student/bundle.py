@@ -10,6 +10,7 @@ The idea of sharing a prefix in training: Prefix Grouper (https://arxiv.org/abs/
 Tree Training (https://arxiv.org/abs/2511.00413), there for groups of samples.
 """
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, PreTrainedModel
 
+from whytune.recipe import Attention
+from whytune.student import flex
 from whytune.student.encode import Ids
 
 if TYPE_CHECKING:
@@ -62,10 +66,12 @@ class _Span:
 
     trunk: int
     """Tokens of the trunk."""
-    visible: Tensor | None
-    """(rest, trunk + rest), bool: what the tokens behind the trunk see; None without any."""
+    nodes: Tensor
+    """(tokens,), the node of each."""
+    related: Tensor
+    """(nodes, nodes), bool: whether the second is the first or stands above it."""
     positions: Tensor
-    """(trunk + rest,)"""
+    """(tokens,)"""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -73,11 +79,7 @@ class _Span:
     def mask(self, start: int, window: int | None) -> Tensor:
         """(from `start`, all), bool; looks back `window` positions at most."""
         here = self.positions[start:, None]
-        seen = here >= self.positions[: self.trunk]
-        if self.visible is not None:
-            above = self.visible.new_zeros((self.trunk - start, len(self) - self.trunk))
-            behind = torch.cat([above, self.visible[max(0, start - self.trunk) :, self.trunk :]])
-            seen = torch.cat([seen, behind], dim=1)
+        seen = self.related[self.nodes[start:]][:, self.nodes] & (here >= self.positions)
         return seen if window is None else seen & (here - self.positions < window)
 
 
@@ -86,7 +88,9 @@ class Layout:
     """How packed trees stand in their row, as the attention needs it."""
 
     spans: tuple[_Span, ...]
-    masks: dict[Any, Tensor] = field(default_factory=dict)
+    attention: Attention
+    """`split`, `masked` or `flex`."""
+    masks: dict[Any, Any] = field(default_factory=dict)
     """Made once, used by every layer."""
 
     def mask(self, index: int, start: int, window: int | None) -> Tensor:
@@ -94,7 +98,20 @@ class Layout:
         key = (index, start, window)
         if key not in self.masks:
             self.masks[key] = self.spans[index].mask(start, window)
-        return self.masks[key]
+        found: Tensor = self.masks[key]
+        return found
+
+    def blocks(self, window: int | None) -> BlockMask:
+        """What is seen in the whole row, for FlexAttention."""
+        if window not in self.masks:
+            starts = itertools.accumulate((len(span.related) for span in self.spans), initial=0)
+            nodes = [span.nodes + at for span, at in zip(self.spans, starts, strict=False)]
+            self.masks[window] = flex.block_mask(
+                torch.cat(nodes), torch.block_diag(*(span.related for span in self.spans)).bool(),
+                torch.cat([span.positions for span in self.spans]), window,
+            )  # fmt: skip
+        found: BlockMask = self.masks[window]
+        return found
 
 
 def logits(student: "Student", trees: Sequence[Tree], through: Model | None = None) -> Tensor:
@@ -112,17 +129,23 @@ def logits(student: "Student", trees: Sequence[Tree], through: Model | None = No
         float32, (wanted places of all nodes of all trees in their order, vocabulary).
     """
     if student.shares is None:
-        student.shares = _shares(student.model, trees)
-    run = separate_logits if student.shares is False else packed_logits
-    return run(student.model, trees, through)
+        student.shares = _shares(student.model, trees, student.attention)
+    if student.shares is False:
+        return separate_logits(student.model, trees, through)
+    return packed_logits(student.model, trees, through, student.attention)
 
 
-def packed_logits(model: Model, trees: Sequence[Tree], through: Model | None = None) -> Tensor:
+def packed_logits(
+    model: Model, trees: Sequence[Tree], through: Model | None = None,
+    attention: Attention = "auto",
+) -> Tensor:  # fmt: skip
     """Like `logits`: all trees in one row, each prefix once."""
     device = model.device
     ids = torch.tensor([[i for tree in trees for node in tree for i in node.ids]])
     keep = torch.tensor([[flag for tree in trees for node in tree for flag in _flags(node)]])
-    layout = Layout(tuple(_span(tree, device) for tree in trees))
+    if attention == "auto":
+        attention = "flex" if device.type == "cuda" else "split"
+    layout = Layout(tuple(_span(tree, device) for tree in trees), attention)
     with bundled(model):
         output = (through or model)(
             input_ids=ids.to(device),
@@ -157,18 +180,21 @@ def _above(tree: Tree, node: Node) -> Ids:
     return ids
 
 
-def _shares(model: Model, trees: Sequence[Tree]) -> bool | None:
+def _shares(model: Model, trees: Sequence[Tree], attention: Attention) -> bool | None:
     """Whether the packed way gives what the separate way gives; warns where it does not.
 
     None where the model gives no numbers at all, so that nothing can be told.
     """
+    if attention == "separate":  # as was asked for
+        return False
     reason = why_not_shared(model)
     if reason is None:
         sample = trees[:2]
         training = model.training
         model.eval()
         with torch.no_grad():
-            packed, separate = packed_logits(model, sample), separate_logits(model, sample)
+            packed = packed_logits(model, sample, attention=attention)
+            separate = separate_logits(model, sample)
         model.train(training)
         if not separate.isfinite().all():
             return None
@@ -229,26 +255,20 @@ def _flags(node: Node) -> list[bool]:
 
 
 def _span(tree: Tree, device: torch.device) -> _Span:
-    trunk = len(tree[0].ids)
-    starts, firsts, total = [0], [0], trunk
+    firsts = [0]
     for node in tree[1:]:
         assert node.parent is not None
-        starts.append(total)
         firsts.append(firsts[node.parent] + len(tree[node.parent].ids))
-        total += len(node.ids)
     ranges = [torch.arange(f, f + len(n.ids)) for f, n in zip(firsts, tree, strict=True)]
-    visible = torch.zeros((total - trunk, total), dtype=torch.bool)
-    visible[:, :trunk] = True
-    for node, start in zip(tree[1:], starts[1:], strict=True):
-        rows = slice(start - trunk, start - trunk + len(node.ids))
-        if node.parent:  # the parent's last token sees all of the parent and what is above it
-            above = starts[node.parent] + len(tree[node.parent].ids) - 1 - trunk
-            visible[rows] = visible[above]
-        own = torch.ones((len(node.ids), len(node.ids)), dtype=torch.bool).tril()
-        visible[rows, start : start + len(node.ids)] = own
+    related = torch.eye(len(tree), dtype=torch.bool)
+    for index, node in enumerate(tree):
+        if node.parent is not None:
+            related[index] |= related[node.parent]
+    lengths = torch.tensor([len(node.ids) for node in tree])
     return _Span(
-        trunk=trunk, visible=visible.to(device) if total > trunk else None,
-        positions=torch.cat(ranges).to(device),
+        trunk=len(tree[0].ids),
+        nodes=torch.arange(len(tree)).repeat_interleave(lengths).to(device),
+        related=related.to(device), positions=torch.cat(ranges).to(device),
     )  # fmt: skip
 
 
@@ -257,7 +277,8 @@ def _attention(
     *, bundle_layout: Layout, scaling: float | None = None, dropout: float = 0.0,
     sliding_window: int | None = None, softcap: float | None = None, **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Attention over packed trees: each trunk causally, then what stands behind it.
+    """Attention over packed trees, as the layout says: the whole row at once through
+    FlexAttention, or tree by tree, under a mask or each trunk causally and then the rest.
 
     Args:
         module: the layer, for transformers' sake.
@@ -274,6 +295,10 @@ def _attention(
     Returns:
         (1, tokens, heads, width), and no weights.
     """
+    if bundle_layout.attention == "flex" and dropout == 0:
+        blocks = bundle_layout.blocks(sliding_window)
+        found = flex.attend(query, key, value, blocks, scaling, softcap)
+        return found.transpose(1, 2).contiguous(), None
     groups = query.shape[1] // key.shape[1]
     sizes = [len(span) for span in bundle_layout.spans]
     parts = []
@@ -281,7 +306,8 @@ def _attention(
     for index, (q, k, v) in enumerate(zip(*chunks, strict=True)):
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         trunk, total = bundle_layout.spans[index].trunk, sizes[index]
-        if softcap is not None or (sliding_window is not None and sliding_window < total):
+        narrow = sliding_window is not None and sliding_window < total
+        if bundle_layout.attention == "masked" or softcap is not None or narrow:
             seen = bundle_layout.mask(index, 0, sliding_window)
             parts.append(_dense(q, k, v, seen, scaling, dropout, softcap))
             continue

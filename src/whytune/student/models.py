@@ -34,8 +34,8 @@ from transformers import (
 
 from whytune import store
 from whytune.errors import ModelError
-from whytune.recipe import Prompting, Train, digest
-from whytune.student import fused
+from whytune.recipe import Attention, Prompting, Train, digest
+from whytune.student import fused, head
 from whytune.student.bundle import Model, bundled
 from whytune.student.encode import Encoder
 
@@ -66,6 +66,8 @@ class Student:
     model: Model
     encoder: Encoder
     base: Base
+    attention: Attention = "auto"
+    """How bundles are computed."""
     shares: bool | None = None
     """Whether it reads a shared prefix once; None until its first forward pass has shown it."""
 
@@ -106,21 +108,21 @@ def find(name: str, *, log: Callable[[str], None] = lambda _: None) -> Base:
     return Base(name=name, location=location, revision=revision or None)
 
 
-def load(
-    base: Base, prompting: Prompting, *, dtype: str = "auto", load_in_4bit: bool = False
-) -> Student:
+def load(base: Base, prompting: Prompting, settings: Train | None = None) -> Student:
     """Load a base model and its tokenizer, ready to answer (no adapter yet).
 
-    With `load_in_4bit`: NF4 with double quantisation through bitsandbytes (Dettmers et al. 2023,
-    https://arxiv.org/abs/2305.14314, section 3), on a CPU too.
+    Of the settings, `dtype`, `load_in_4bit` and `attention` count. 4 bit is NF4 with double
+    quantisation through bitsandbytes (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314,
+    section 3), on a CPU too.
 
     Raises:
         ModelError: it cannot be had (offline, misspelt, not a causal language model).
     """
+    settings = settings or Train()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    compute = _dtype(dtype, device)
+    compute = _dtype(settings.dtype, device)
     extra: dict[str, Any] = {}
-    if load_in_4bit:
+    if settings.load_in_4bit:
         extra["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute,
@@ -137,14 +139,18 @@ def load(
             f"model {base.name}: cannot be had ({reason}); give a local folder, an alias "
             "(smollm2-135m), or go online for a Hub id"
         ) from None
-    if load_in_4bit:
+    if settings.load_in_4bit:
         _keep_backward_exact(model)
     # The base's own habits (a repetition penalty, forced tokens) would slip into every answer.
     model.generation_config = GenerationConfig()
     commit = getattr(model.config, "_commit_hash", None)
     base = replace(base, digest=_weights_digest(Path(base.location)) or commit)
     context = int(getattr(model.config, "max_position_embeddings", None) or 2**20)
-    return Student(model=model.eval(), encoder=Encoder(tokenizer, prompting, context), base=base)
+    head.install(model)
+    return Student(
+        model=model.eval(), encoder=Encoder(tokenizer, prompting, context), base=base,
+        attention=settings.attention,
+    )  # fmt: skip
 
 
 def adapt(student: Student, settings: Train, seed: int) -> Student:
@@ -176,7 +182,7 @@ def adapt(student: Student, settings: Train, seed: int) -> Student:
         ) from None
     assert isinstance(adapted, PeftModel)
     fused.install(adapted)
-    return Student(model=adapted, encoder=student.encoder, base=student.base)
+    return replace(student, model=adapted, shares=None)
 
 
 def recompute(model: PreTrainedModel) -> None:
@@ -204,7 +210,7 @@ def attach(student: Student, folder: Path) -> Student:
             "give the base that it was taught on"
         ) from None
     fused.install(model)
-    return Student(model=model.eval(), encoder=student.encoder, base=student.base)
+    return replace(student, model=model.eval(), shares=None)
 
 
 def save_adapter(student: Student, folder: Path, facts: dict[str, Any]) -> None:

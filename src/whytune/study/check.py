@@ -103,8 +103,7 @@ def check(recipe: Recipe, show: Progress) -> list[Findings]:
     from whytune.student import models
 
     base = models.find(recipe.model, log=show.say)
-    student = models.load(base, recipe.prompt, dtype=recipe.train.dtype,
-                          load_in_4bit=recipe.train.load_in_4bit)  # fmt: skip
+    student = models.load(base, recipe.prompt, recipe.train)
     student = models.adapt(student, recipe.train, recipe.seeds[0])
     found: list[Findings] = []
     asked = grid.cells(recipe, materials)

@@ -180,10 +180,7 @@ def _zero_shot(recipe: Recipe, materials: Materials, folder: Path, show: Progres
         return
     from whytune.student import models
 
-    student = models.load(
-        models.find(recipe.model, log=show.say), recipe.prompt,
-        dtype=recipe.train.dtype, load_in_4bit=recipe.train.load_in_4bit,
-    )  # fmt: skip
+    student = models.load(models.find(recipe.model, log=show.say), recipe.prompt, recipe.train)
     for corpus, own in missing.items():
         # All tasks at once: a conversation is read once, however many questions there are.
         found = pipeline.ask(

@@ -8,11 +8,13 @@ from whytune import run_folder, store
 from whytune.evidence.compare import compare, sentence
 from whytune.material import Material, left_out
 from whytune.recipe import Recipe
-from whytune.records import Comparison, Prediction, Split
+from whytune.records import Comparison, Kind, Prediction, Split
 from whytune.run_folder import Cell
 
 Materials = Mapping[tuple[str, str], Material]
 """(corpus, task) -> material, in the recipe's order."""
+PRIOR = "prior"
+"""The baseline that answers without reading."""
 MOST_NAMED = 4
 """Comparisons that the finding names; of more it gives the number."""
 
@@ -35,7 +37,7 @@ def summarise(
         }
         rows += _arm_rows(recipe, material, own, answers)
         rows += _baseline_rows(recipe, material, folder)
-        comparisons += _comparisons(recipe, material, answers)
+        comparisons += _comparisons(recipe, material, answers, folder)
     return {
         "name": recipe.name,
         "model": recipe.model,
@@ -88,17 +90,25 @@ def _baseline_rows(recipe: Recipe, material: Material, folder: Path) -> Iterator
 
 
 def _comparisons(
-    recipe: Recipe, material: Material, answers: Mapping[str, Sequence[Prediction]]
+    recipe: Recipe, material: Material, answers: Mapping[str, Sequence[Prediction]], folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """Every arm against the first one without explanation (or the first one)."""
+    """Every arm against the first one without explanation (or the first one), and against `prior`
+    on the figure that the section is judged by.
+    """
     plain = [name for name, arm in recipe.arms.items() if arm.explanation == "none"]
     base = (plain or list(recipe.arms))[0]
-    for arm in recipe.arms:
-        if arm == base:
-            continue
+    pairs: list[tuple[str, Sequence[Prediction], str, tuple[str, ...] | None]]
+    pairs = [(base, answers[base], arm, None) for arm in recipe.arms if arm != base]
+    if PRIOR in recipe.evidence.baselines:
+        place = baseline_folder(folder, material, PRIOR) / "predictions.parquet"
+        # It answers alike for every seed.
+        constant = store.read_predictions(place)[0] * len(recipe.seeds)
+        judged = ("mse" if material.task.kind is Kind.ORDINAL else "accuracy",)
+        pairs += [(PRIOR, constant, arm, judged) for arm in recipe.arms]
+    for name, theirs, arm, metrics in pairs:
         found = compare(
-            answers[base], answers[arm], material.references, material.groups, material.task,
-            names=(base, arm), draws=recipe.evidence.bootstrap, seed=0,
+            theirs, answers[arm], material.references, material.groups, material.task,
+            names=(name, arm), metrics=metrics, draws=recipe.evidence.bootstrap, seed=0,
         )  # fmt: skip
         for comparison in found:
             yield _comparison_row(material, comparison)
@@ -125,7 +135,7 @@ def finding(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str
         told = losses[0]["sentence"].rstrip(".")
     else:
         told = _tally(losses)
-    return "; ".join([told, *_against_priors(rows)]) + "."
+    return "; ".join([told, *_against_priors(rows, comparisons)]) + "."
 
 
 def _tally(losses: Sequence[Mapping[str, Any]]) -> str:
@@ -146,8 +156,12 @@ def _which(some: Sequence[Mapping[str, Any]], losses: Sequence[Mapping[str, Any]
     return f"{len(some)} ({'; '.join(' on '.join(c[k] for k in varying) for c in some)})"
 
 
-def _against_priors(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _against_priors(
+    rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
     """How the best arm of every section stands to its prior; one clause for each kind of task."""
+    apart = {(c["corpus"], c["task"], c["arm"], c["metric"]): c["difference"]
+            for c in comparisons if c["base"] == PRIOR}  # fmt: skip
     sections: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         sections.setdefault((row["corpus"], row["task"]), []).append(row)
@@ -155,20 +169,30 @@ def _against_priors(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for metric, figure, prior in (("mse", "mean squared error", "the training mean"),
                                   ("accuracy", "accuracy", "the most frequent label")):  # fmt: skip
         found = [
-            (f"{task} on {corpus}" if several else task, *best)
+            (f"{task} on {corpus}" if several else task, *best,
+             _interval(apart.get((corpus, task, best[0], metric))))
             for (corpus, task), own in sections.items()
             if (best := _best(own, metric)) is not None
-        ]
+        ]  # fmt: skip
         if len(sections) == 1:
             yield from (f"the best arm, {arm}, has {figure} {own:.3f} against {other:.3f} of {prior}"
-                        for _, arm, own, other in found)  # fmt: skip
+                        f"{ends}" for _, arm, own, other, ends in found)  # fmt: skip
         elif len(found) > MOST_NAMED:
-            won = sum(own < other if metric == "mse" else own > other for *_, own, other in found)
+            won = sum(
+                own < other if metric == "mse" else own > other for *_, own, other, _ in found
+            )
             yield f"the best arm's {figure} is better than that of {prior} in {won} of {len(found)}"
         elif found:
-            stands = (f"{own:.3f} ({arm}) against {other:.3f} on {place}"
-                      for place, arm, own, other in found)  # fmt: skip
+            stands = (f"{own:.3f} ({arm}) against {other:.3f} on {place}{ends}"
+                      for place, arm, own, other, ends in found)  # fmt: skip
             yield f"{figure} of the best arm against that of {prior}: {', '.join(stands)}"
+
+
+def _interval(difference: Mapping[str, Any] | None) -> str:
+    if difference is None or difference["low"] is None:
+        return ""
+    low, high = difference["low"], difference["high"]
+    return f" (difference {low:+.3f} to {high:+.3f}, 95 % interval)"
 
 
 def _best(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, float, float] | None:
