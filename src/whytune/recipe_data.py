@@ -56,6 +56,14 @@ class CorpusSpec(Settings):
     """The task that a table's label column answers; not needed where the recipe has one task."""
     columns: Columns = Columns()
     """Column mapping of a table."""
+    part: str | None = None
+    """Which part of a release with several (`hh_rlhf`: chosen or rejected); without it, the
+    loader's own default, which its page in the docs names."""
+    judged: Literal["last", "each"] = "last"
+    """Which reply of a conversation is judged: the last one, or each in an example of its own, with
+    the turns before it."""
+    languages: list[str] = []
+    """Keep conversations in these languages only, as the release names them; without any, all."""
     train: Positive | None = None
     """Examples to teach from; without it, all that are there."""
     validation: Count = 0

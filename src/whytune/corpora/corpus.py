@@ -7,6 +7,34 @@ from whytune.records import Example, Reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One example of a streaming loader, with what came with it."""
+
+    example: Example
+    replies: tuple[Reply, ...] = ()
+    settled: bool = True
+    """Off where people did not settle: fit to teach from, not to measure on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What the docs say about an upstream release."""
+
+    title: str
+    format: str
+    size: str
+    """Rows of the whole release."""
+    licence: str
+    get: str
+    """How to get it: an address, a Hub id, a command."""
+    citation: str
+    tasks: tuple[str, ...] = ()
+    """Built-in tasks that its own labels answer."""
+    parts: tuple[str, ...] = ()
+    """What `part` may be; the first is the default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """Everything a loader found, before splits are settled and samples drawn."""
 

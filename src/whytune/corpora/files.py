@@ -1,14 +1,18 @@
-"""Files read whole or not at all, with one clear line where they are not what they should be."""
+"""Files read whole, or line by line, with one clear line where they are not what they should be."""
 
 import gzip
 import hashlib
+import io
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from whytune.corpora.ledger import SHOWN, Ledger
 from whytune.errors import CorpusError
 
 _LFS = b"version https://git-lfs.github.com/spec"
@@ -35,21 +39,87 @@ def read(path: Path | Traversable) -> Whole:
     place = str(path)
     try:
         packed = path.read_bytes()
-    except FileNotFoundError:
-        raise CorpusError(f"{place}: not there; correct the path, or put the file there") from None
-    except IsADirectoryError:
-        raise CorpusError(f"{place}: found a folder, expected a file; name the file") from None
     except OSError as error:
-        raise CorpusError(
-            f"{place}: cannot be read ({error.strerror}); expected a readable file; check its rights"
-        ) from None
-    if packed.startswith(_LFS):
-        raise CorpusError(
-            f"{place}: found a Git LFS pointer, expected the data; fetch it with `git lfs pull`"
-        )
+        raise _unreadable(place, error) from None
+    _check_head(packed[: len(_LFS)], place)
     digest = hashlib.sha256(packed).hexdigest()
     content = _unpack(packed, place) if place.endswith(".gz") else packed
     return Whole(place=place, content=content, sha256=digest)
+
+
+def lines(
+    path: Path, ledger: Ledger, *, name: str | None = None, encoding: str = "utf-8-sig"
+) -> Iterator[tuple[int, str]]:
+    """A text file line by line, in flat memory: (line number from 1, text without its line end).
+
+    Only `\\n` and `\\r\\n` end a line, never a Unicode separator. `.gz` is unpacked. A line that is
+    not of the encoding is quarantined. The file's SHA-256 stands in the ledger when the last line
+    has been taken.
+
+    Args:
+        path: the file.
+        ledger: gets the file and what could not be read.
+        name: the file's name in the ledger; its own name without one.
+        encoding: `utf-8-sig`, or what upstream wrote (`latin-1`).
+
+    Raises:
+        CorpusError: not there, a folder, a Git LFS pointer, or not whole gzip data.
+    """
+    name = name or path.name
+    with _opened(path) as raw:
+        hashed = _Hashed(raw)
+        unpacked = gzip.GzipFile(fileobj=hashed) if path.name.endswith(".gz") else hashed
+        try:
+            for number, line in enumerate(io.BufferedReader(unpacked), start=1):
+                codec = encoding if number == 1 or encoding != "utf-8-sig" else "utf-8"
+                try:
+                    text = line.decode(codec)
+                except UnicodeDecodeError as error:
+                    ledger.rows += 1
+                    ledger.quarantine(
+                        name, number, f"byte 0x{line[error.start]:02x} is not UTF-8",
+                        line[:SHOWN].decode("utf-8", "replace"),
+                    )  # fmt: skip
+                    continue
+                yield number, text.removesuffix("\n").removesuffix("\r")
+        except (EOFError, OSError, zlib.error) as error:
+            raise _damaged(str(path), error) from None
+        ledger.inputs[name] = hashed.hexdigest()
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that knows the SHA-256 of what went through it."""
+
+    def __init__(self, raw: IO[bytes]):
+        self._raw, self._hash = raw, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._raw.read(len(buffer))
+        self._hash.update(found)
+        buffer[: len(found)] = found
+        return len(found)
+
+    def hexdigest(self) -> str:
+        while more := self._raw.read(1 << 20):
+            self._hash.update(more)
+        return self._hash.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    place = str(path)
+    try:
+        raw = path.open("rb")
+    except OSError as error:
+        raise _unreadable(place, error) from None
+    with raw:
+        head = raw.read(len(_LFS))
+        raw.seek(0)
+        _check_head(head, place)
+        yield raw
 
 
 def text(whole: Whole) -> str:
@@ -118,18 +188,40 @@ def _not_json(place: str, line: int, error: json.JSONDecodeError) -> CorpusError
     )
 
 
-def _unpack(packed: bytes, place: str) -> bytes:
-    if not packed.startswith(_GZIP):
+def _unreadable(place: str, error: OSError) -> CorpusError:
+    if isinstance(error, FileNotFoundError):
+        return CorpusError(f"{place}: not there; correct the path, or put the file there")
+    if isinstance(error, IsADirectoryError):
+        return CorpusError(f"{place}: found a folder, expected a file; name the file")
+    return CorpusError(
+        f"{place}: cannot be read ({error.strerror}); expected a readable file; check its rights"
+    )
+
+
+def _check_head(head: bytes, place: str) -> None:
+    """Whether a file begins as its name says."""
+    if head.startswith(_LFS):
+        raise CorpusError(
+            f"{place}: found a Git LFS pointer, expected the data; fetch it with `git lfs pull`"
+        )
+    if place.endswith(".gz") and not head.startswith(_GZIP):
         raise CorpusError(
             f"{place}: not gzip data, though its name ends in .gz; rename it, or fetch it again"
         )
+
+
+def _unpack(packed: bytes, place: str) -> bytes:
     try:
         return gzip.decompress(packed)
-    except EOFError:
-        raise CorpusError(
+    except (EOFError, OSError, zlib.error) as error:
+        raise _damaged(place, error) from None
+
+
+def _damaged(place: str, error: Exception) -> CorpusError:
+    if isinstance(error, EOFError):
+        return CorpusError(
             f"{place}: gzip data that ends too early; expected a whole file; fetch it again"
-        ) from None
-    except (OSError, zlib.error) as error:
-        raise CorpusError(
-            f"{place}: damaged gzip data ({error}); expected a whole file; fetch it again"
-        ) from None
+        )
+    return CorpusError(
+        f"{place}: damaged gzip data ({error}); expected a whole file; fetch it again"
+    )
