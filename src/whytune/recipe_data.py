@@ -62,7 +62,7 @@ class CorpusSpec(Settings):
     judged: Literal["last", "each"] = "last"
     """Which reply of a conversation is judged: the last one, or each in an example of its own, with
     the turns before it."""
-    languages: list[str] = []
+    languages: tuple[str, ...] = ()
     """Keep conversations in these languages only, as the release names them; without any, all."""
     train: Positive | None = None
     """Examples to teach from; without it, all that are there."""
