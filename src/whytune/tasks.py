@@ -18,21 +18,19 @@ BUILT_IN: dict[str, Task] = {
     for task in (
         _five_points(
             "naturalness",
-            "How natural does the last reply sound: human, fitting the other's tone and feelings, "
-            "free of scripted or repetitive phrases?",
+            "How natural does the last reply sound: human, fitting the tone, not scripted?",
             "robotic",
             "fully natural",
         ),
         _five_points(
             "comprehensiveness",
-            "How completely does the last reply cover everything that matters in what was asked?",
+            "How completely does the last reply cover what was asked?",
             "covers nothing",
             "covers everything",
         ),
         _five_points(
             "on_topic",
-            "How closely does the last reply keep to what the other wants, without drifting into "
-            "unrelated things?",
+            "How closely does the last reply keep to what was asked?",
             "off topic",
             "fully on topic",
         ),

@@ -20,4 +20,4 @@ def question_text(task: Task) -> str:
         for label in task.labels
     )
     order = " (lowest to highest)" if task.kind is Kind.ORDINAL else ""
-    return f"{task.question}\nLabels{order}: {labels}."
+    return f"{task.question}\nAnswer with a label{order}: {labels}."
