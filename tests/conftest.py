@@ -30,7 +30,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SENTENCES = [
-    "How useful is the answer to the person who asked? Answer with a label (lowest to highest): bad, good.",
+    "How useful is the answer to the person who asked? Labels (lowest to highest): bad, good.",
     "The answer names the page and says what to do next, so the person can act on it.",
     "It repeats the question and leaves out the date; nobody learns anything from it.",
     "Is this reply natural, complete and on topic? Say why in one short sentence.",
