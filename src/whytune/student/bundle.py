@@ -121,13 +121,15 @@ def logits(student: "Student", trees: Sequence[Tree], through: Model | None = No
     where the model cannot share, every path is run as a sequence of its own from then on.
 
     Args:
-        student: who is asked; remembers whether it shares.
+        student: who is asked; remembers whether and how it shares.
         trees: run in one forward pass.
         through: the student's model as wrapped for several devices; without it, the model itself.
 
     Returns:
         float32, (wanted places of all nodes of all trees in their order, vocabulary).
     """
+    if student.attention == "auto":
+        student.attention = _quickest(student.model, trees)
     if student.shares is None:
         student.shares = _shares(student.model, trees, student.attention)
     if student.shares is False:
@@ -137,14 +139,12 @@ def logits(student: "Student", trees: Sequence[Tree], through: Model | None = No
 
 def packed_logits(
     model: Model, trees: Sequence[Tree], through: Model | None = None,
-    attention: Attention = "auto",
+    attention: Attention = "split",
 ) -> Tensor:  # fmt: skip
     """Like `logits`: all trees in one row, each prefix once."""
     device = model.device
     ids = torch.tensor([[i for tree in trees for node in tree for i in node.ids]])
     keep = torch.tensor([[flag for tree in trees for node in tree for flag in _flags(node)]])
-    if attention == "auto":
-        attention = "flex" if device.type == "cuda" else "split"
     layout = Layout(tuple(_span(tree, device) for tree in trees), attention)
     with bundled(model):
         output = (through or model)(
@@ -178,6 +178,23 @@ def _above(tree: Tree, node: Node) -> Ids:
         node = tree[node.parent]
         ids = node.ids + ids
     return ids
+
+
+def _quickest(model: Model, trees: Sequence[Tree]) -> Attention:
+    """FlexAttention where the model lies on a GPU and the kernel can be had, else `split`."""
+    if model.device.type != "cuda" or why_not_shared(model) is not None:
+        return "split"
+    try:
+        with torch.no_grad():
+            packed_logits(model, trees[:1], attention="flex")
+    except (ImportError, RuntimeError, ValueError) as error:  # no Triton, or an odd head width
+        warnings.warn(
+            f"FlexAttention cannot be used here ({' '.join(str(error).split())[:200]}); branches "
+            "look back through masked attention, which is slower and no less right",
+            SharingWarning, stacklevel=3,
+        )  # fmt: skip
+        return "split"
+    return "flex"
 
 
 def _shares(model: Model, trees: Sequence[Tree], attention: Attention) -> bool | None:
