@@ -96,6 +96,7 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder, ended
 
 
+OWN_TABLE = str(Path(__file__).resolve().parent.parent / "recipes" / "own-table.csv")
 RUNS = [f"starter--naturalness--{arm}--s{seed}" for seed in (0, 1) for arm in ("label", "why")]
 
 
@@ -322,6 +323,8 @@ TOLD: dict[str, tuple[list[str], set[str]]] = {
     "recipe": ([], {"knobs"}),
     "merge": (["r.yaml", "--out", "merged"], {"merged"}),
     "check": (["r.yaml"], {"faults", "findings"}),
+    "init": ([OWN_TABLE, "--output", "own.yaml", "--force"],
+             {"recipe", "columns", "scale", "kind", "labels", "saw", "unsure"}),
     "study": (["r.yaml"], {"runs", "scorecards", "report", "finding", "seconds", "peak_rss_mb",
                            "comparisons"}),
     "train": (["r.yaml", "--set", "seeds=[0]"], {"run", "scorecard"}),
@@ -504,6 +507,8 @@ def test_all_faults_of_a_recipe_at_once(tmp_path: Path) -> None:
         (["study", "r.yaml", "--out", "data.csv"], r"data\.csv: cannot be written"),
         (["merge", "r.yaml", "--out", "."], r"holds files but no recipe\.yaml, so it is no study"),
         (["study", "r.yaml", "--out", "."], r"holds files but no recipe\.yaml, so it is no study"),
+        (["init", "data.csv", "--output", "r.yaml"], r"r\.yaml: is there already; nothing was"),
+        (["init", "nowhere.csv"], r"nowhere\.csv: not there; correct the path"),
         (["teach", "r.yaml"], r"No such command 'teach'"),
         (["study"], r"Missing argument 'RECIPE'"),
         (["study", "r.yaml", "--seed", "3"], r"No such option"),

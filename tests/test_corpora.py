@@ -1,19 +1,25 @@
 """Files, splits, samples, and the starter set."""
 
 import gzip
+import importlib
 import json
 import os
+import pkgutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from whytune import corpora
-from whytune.corpora import files, gold, splits
-from whytune.errors import CorpusError
-from whytune.recipe_data import CorpusSpec
-from whytune.records import Example, Reference, Split, Turn
+from whytune.corpora import files, gold, manifest, splits, upstream
+from whytune.errors import CorpusError, FolderError
+from whytune.recipe_data import RELEASES, Columns, CorpusSpec
+from whytune.records import Example, Kind, Label, Reference, Split, Task, Turn
 from whytune.tasks import BUILT_IN
 
 STARTER_TASKS = [BUILT_IN[name] for name in ("naturalness", "comprehensiveness", "on_topic")]
@@ -269,3 +275,172 @@ def test_the_packed_starter_is_the_given_one() -> None:
         content = gzip.decompress((packed / f"{name}.gz").read_bytes())
         assert content == (source / name).read_bytes()
         assert all(json.loads(line) for line in content.decode().split("\n") if line)
+
+
+# Loaders
+
+
+def test_every_loader_is_a_module_that_reads() -> None:
+    for name, module in corpora.LOADERS.items():
+        found = importlib.import_module(module)
+        assert callable(found.mix if name == "mixed" else found.read)
+    there = {
+        found.name
+        for found in pkgutil.iter_modules(upstream.__path__)
+        if hasattr(importlib.import_module(f"{upstream.__name__}.{found.name}"), "ABOUT")
+    }
+    assert there | {"feedbackqa"} == set(RELEASES)
+    assert set(corpora.LOADERS) == {"starter", "table", "mixed", *RELEASES}
+
+
+def test_a_loader_spelt_wrongly_is_told() -> None:
+    with pytest.raises(ValidationError, match=r"'goemotion' is no loader; did you mean goemotions"):
+        CorpusSpec(loader="goemotion", path="x")
+    with pytest.raises(ValidationError, match="found no path; emotion needs `path:`"):
+        CorpusSpec(loader="emotion")
+    with pytest.raises(CorpusError, match=r"corpora.emotions.loader: missing.*mean emotion\?"):
+        corpora.load("emotions", CorpusSpec(), [USEFULNESS])
+
+
+MOOD = Task(
+    name="emotion",
+    kind=Kind.NOMINAL,
+    question="Which?",
+    labels=tuple(Label(name=n) for n in ["sadness", "joy", "love", "anger", "fear", "surprise"]),
+)
+
+
+def emotions(folder: Path, train: Sequence[str], test: Sequence[str]) -> CorpusSpec:
+    for name, lines in (("train.txt", train), ("val.txt", ["v;joy"]), ("test.txt", test)):
+        (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    return CorpusSpec(loader="emotion", path=str(folder))
+
+
+def test_a_release_is_streamed_merged_and_freed_of_leaks(tmp_path: Path) -> None:
+    train = [*(f"text {i};joy" for i in range(300)), "text 1;joy", "text 2;fear", "Seen;joy"]
+    spec = emotions(tmp_path, train, [*(f"new {i};fear" for i in range(300)), "seen;joy"])
+    corpus = corpora.load("emotion", spec, [MOOD])
+    assert [len(ids_of(corpus, split)) for split in Split] == [300, 1, 301]
+    assert corpus.notes == (
+        "1 examples share a group with a part that is held out from them and were left out.",
+        "2 examples repeat another's content and were read as one.",
+    )
+    texts = {e.id: e.turns[0].text for e in corpus.examples}
+    said = [json.loads(r.text)["label"] for r in corpus.replies if texts[r.example_id] == "text 2"]
+    assert sorted(said) == ["fear", "joy"]
+    assert len([r for r in corpus.replies if texts[r.example_id] == "text 1"]) == 1
+    sample = corpora.load("emotion", spec.model_copy(update={"train": 9, "test": 5}), [MOOD])
+    assert ids_of(sample, Split.TRAIN) == ids_of(corpus, Split.TRAIN)[:9]
+    assert ids_of(sample, Split.TEST) == ids_of(corpus, Split.TEST)[:5]
+    assert sample.notes == corpus.notes
+
+
+def test_a_corpus_with_test_examples_only_is_measured_on(tmp_path: Path) -> None:
+    examples = [example(i, f"g{i}", Split.TEST) for i in range(5)]
+    with pytest.raises(CorpusError, match=r"no examples left for train.*or set train: 0"):
+        splits.divide("c", examples, CorpusSpec(), frozenset())
+    division = splits.divide("c", examples, CorpusSpec(train=0), frozenset())
+    assert len(ids(division, Split.TEST)) == 5
+    assert len(division.examples) == 5
+
+
+def test_settled_means_a_majority_or_all(tmp_path: Path) -> None:
+    votes = {"a": "3 3 3", "b": "3 3 4", "c": "3 4 5", "d": "2 2", "e": "1"}
+    rows = [
+        {"text": f"text {key}", "label": label, "who": str(rater), "part": "test"}
+        for key, said in votes.items()
+        for rater, label in enumerate(said.split())
+    ]
+    rows.append({"text": "taught", "label": "1", "who": "0", "part": "train"})
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = Columns(text="text", rater="who", split="part")
+    spec = CorpusSpec(loader="table", path=str(path), columns=columns)
+    for raters, settled in (("majority", "abde"), ("all", "ade")):
+        strict = spec.model_copy(update={"raters": raters})
+        corpus = corpora.load("mine", strict, [BUILT_IN["on_topic"]])
+        test = [e.turns[0].text for e in corpus.examples if e.split is Split.TEST]
+        assert sorted(test) == [f"text {key}" for key in settled]
+    assert corpus.notes == ("2 test examples on which not all raters agree were left out.",)
+
+
+# Strata
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    strata=st.lists(st.sampled_from(["a", "b", "c"]), min_size=4, max_size=60),
+    test=st.integers(1, 20),
+    seed=st.integers(0, 2),
+)
+def test_strata_have_their_share_within_one_example(
+    strata: list[str], test: int, seed: int
+) -> None:
+    examples = [example(i, f"g{i}") for i in range(len(strata))]
+    labels = {f"e{i}": label for i, label in enumerate(strata)}
+    spec = CorpusSpec(test=test, stratify=True, seed=seed)
+    try:
+        division = splits.divide("c", examples, spec, frozenset(), labels)
+    except CorpusError:
+        assert test >= len(strata)
+        return
+    chosen = Counter(labels[i] for i in ids(division, Split.TEST))
+    assert chosen.total() == test
+    for label, count in Counter(strata).items():
+        assert abs(chosen[label] - test * count / len(strata)) < 1
+    assert splits.divide("c", examples[::-1], spec, frozenset(), labels) == division
+
+
+def test_strata_keep_groups_whole() -> None:
+    examples = [example(i, f"g{i // 3}") for i in range(90)]
+    labels = {f"e{i}": "rare" if i < 18 else "often" for i in range(90)}
+    division = splits.divide("c", examples, CorpusSpec(test_share=0.3, stratify=True), frozenset(),
+                             labels)  # fmt: skip
+    test = ids(division, Split.TEST)
+    assert Counter(labels[i] for i in test) == {"rare": 6, "often": 21}
+    groups = {e.group for e in division.examples if e.split is Split.TEST}
+    assert not groups & {e.group for e in division.examples if e.split is Split.TRAIN}
+
+
+# Frozen splits
+
+
+def frozen(**spec: int) -> dict[str, tuple[corpora.Corpus, CorpusSpec]]:
+    given = CorpusSpec.model_validate({"loader": "starter", **spec})
+    return {"starter": (corpora.load("starter", given, STARTER_TASKS), given)}
+
+
+def test_frozen_splits_are_found_again(tmp_path: Path) -> None:
+    path = manifest.write(tmp_path, frozen(train=20, test=10))
+    manifest.check(tmp_path, frozen(train=20, test=10))
+    told = json.loads(path.read_text())["starter"]
+    assert [len(told["splits"][str(split)]) for split in Split] == [20, 0, 10]
+    assert set(told["inputs"]) == {"conversations.jsonl.gz", "replies.jsonl.gz"}
+    assert (told["spec"]["train"], "path" in told["spec"]) == (20, False)
+
+
+def test_whatever_differs_from_frozen_splits_is_told(tmp_path: Path) -> None:
+    def fault(now: dict[str, tuple[corpora.Corpus, CorpusSpec]]) -> str:
+        with pytest.raises(FolderError) as raised:
+            manifest.check(tmp_path, now)
+        message = str(raised.value)
+        assert message.startswith(f"{tmp_path / 'splits.json'}, corpus ")
+        return message
+
+    with pytest.raises(FolderError, match=r"splits.json: not there"):
+        manifest.check(tmp_path, {})
+    manifest.write(tmp_path, frozen(train=20, test=10))
+    assert "train was 20, now 21; exp" in fault(frozen(train=21, test=10))
+    (corpus, spec) = frozen(train=20, test=10)["starter"]
+    other = replace(corpus, inputs={**corpus.inputs, "replies.jsonl.gz": "0" * 64, "new": "1"})
+    message = fault({"starter": (other, spec)})
+    assert "file replies.jsonl.gz changed (SHA-256 " in message
+    assert "file new is new" in message
+    fewer = replace(corpus, examples=corpus.examples[1:])
+    assert f"train: examples 1 gone ({corpus.examples[0].id})" in fault({"starter": (fewer, spec)})
+    moved = replace(corpus, examples=corpus.examples[::-1])
+    assert "train: the same examples in another order" in fault({"starter": (moved, spec)})
+    assert "corpus starter: not read any more" in fault({})
+    assert "corpus b: found no frozen" in fault({"starter": (corpus, spec), "b": (corpus, spec)})
+    (tmp_path / "splits.json").write_text('{"starter": []}')
+    assert "found no frozen splits" in fault({"starter": (corpus, spec)})

@@ -345,7 +345,10 @@ def test_the_question_gives_labels_their_meaning_and_order() -> None:
     labels = (Label(name="bad"), Label(name="good", definition="it helps"))
     ordinal = Task(name="t", kind=Kind.ORDINAL, question="Which?", labels=labels)
     nominal = Task(name="t", kind=Kind.NOMINAL, question="Which?", labels=labels)
-    assert question_text(ordinal) == "Which?\nAnswer with a label (lowest to highest): bad, good (it helps)."
+    assert (
+        question_text(ordinal)
+        == "Which?\nAnswer with a label (lowest to highest): bad, good (it helps)."
+    )
     assert question_text(nominal) == "Which?\nAnswer with a label: bad, good (it helps)."
 
 

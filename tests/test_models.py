@@ -282,7 +282,7 @@ def test_four_bits_answer_much_as_the_whole_base_does(
     whole = ask(student("wide"), examples, task)
     assert found != whole
     for one, two in zip(found, whole, strict=True):
-        assert one.log_probs == pytest.approx(two.log_probs, rel=0.2, abs=0.5)
+        assert one.log_probs == pytest.approx(two.log_probs, rel=0.3, abs=0.5)
 
 
 def test_asking_in_between_does_not_change_what_a_base_in_four_bits_learns(

@@ -60,8 +60,7 @@ tokens: 3
         "r.yaml: corpora.starter.trian: no such setting; did you mean train?",
         "r.yaml: corpora.mine: expected exactly one of `columns.text` and `columns.turns`",
         "r.yaml: corpora.feedbackqa: found no path; feedbackqa needs `path:`",
-        "r.yaml: corpora.other.loader: found \"other\"; input should be 'starter', 'feedbackqa' "
-        "or 'table'",
+        f"r.yaml: corpora.other.loader: 'other' is no loader; known: {', '.join(recipe_data.LOADERS)}",
         "r.yaml: corpora.scores.columns: `score` and `scale` belong together; give both or neither",
         "r.yaml: tasks.0: 'naturalnes' is no built-in task; did you mean naturalness?",
         "r.yaml: tasks.1: task own: a label stands twice in a, a",

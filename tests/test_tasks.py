@@ -9,9 +9,11 @@ def test_tasks_stand_under_their_names() -> None:
     assert {"naturalness", "comprehensiveness", "on_topic", "usefulness"} <= set(BUILT_IN)
 
 
-@pytest.mark.parametrize("task", BUILT_IN.values(), ids=BUILT_IN)
+ORDINAL = {name: task for name, task in BUILT_IN.items() if task.kind is Kind.ORDINAL}
+
+
+@pytest.mark.parametrize("task", ORDINAL.values(), ids=ORDINAL)
 def test_ordinal_labels_run_evenly_from_0_to_1(task: Task) -> None:
-    assert task.kind is Kind.ORDINAL
     assert (task.values[0], task.values[-1]) == (0.0, 1.0)
     steps = [high - low for low, high in zip(task.values, task.values[1:], strict=False)]
     assert steps == pytest.approx([1 / (len(task.labels) - 1)] * len(steps))

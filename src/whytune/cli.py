@@ -135,11 +135,19 @@ def evaluate(
 
 
 @app.command()
-def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def check(
+    recipe: RecipePath,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write a page, its tables and unreadable rows there."),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
     """Lint data, show what is supervised in real lessons, audit labels, estimate the work."""
     from whytune.study import check as checks
 
-    findings = checks.check(recipe_file.load(recipe, overrides or ()), Progress())
+    findings = checks.check(recipe_file.load(recipe, overrides or ()), Progress(), page)
     for found in findings:
         _print_findings(found)
     # What is wrong with a corpus is found with each of its tasks.
@@ -149,6 +157,29 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
     for fault in faults:
         print(fault, file=sys.stderr)  # noqa: T201
     raise typer.Exit(2 if faults else 0)
+
+
+@app.command()
+def init(
+    table: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON Lines or Parquet.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The recipe to write (default: beside the table).")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Base model of the recipe.")] = "smollm2-135m",
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a table of labelled texts and propose a recipe for it."""
+    from whytune.propose import propose
+
+    found = propose(table, output, model=model, force=force)
+    for line in found.saw:
+        _print(f"saw {line}")
+    for line in found.unsure:
+        _print(f"unsure: {line}")
+    _print(f"wrote {found.recipe}; read it, then: whytune check {found.recipe}")
+    if as_json:
+        _print_json({**store.plain(found), "recipe": str(found.recipe)})
 
 
 @app.command()
@@ -240,10 +271,14 @@ def _study_facts(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_findings(found: Any) -> None:
+    from whytune.study import remarks
+
     _print(Text(f"{found.corpus}, {found.task}", style="bold"))
     _print("  examples: " + ", ".join(f"{n} {split}" for split, n in found.parts.items())
            + f"; measured against {found.reference}")  # fmt: skip
     _print("  lessons: " + ", ".join(f"{label}: {n}" for label, n in found.labels.items()))
+    for line in remarks.lines(found):
+        _print(f"  {line}")
     for label, ids in found.label_ids.items():
         _print(f"  label {label!r}: token ids {list(ids)}")
     for load in found.loads:

@@ -105,7 +105,7 @@ def gather(recipe: Recipe) -> dict[tuple[str, str], Material]:
     found = {}
     for name, spec in recipe.corpora.items():
         tasks = [t for t in recipe.resolved_tasks() if spec.task in (None, t.name)]
-        corpus = corpora.load(name, spec, recipe.resolved_tasks())
+        corpus = corpora.load(name, spec, recipe.resolved_tasks(), recipe.corpora)
         for task in tasks:
             found[name, task.name] = _material(recipe, corpus, task, spec.seed)
     return found

@@ -2,10 +2,24 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from whytune.records import Kind, Label, Task
-from whytune.settings import Count, Either, FolderName, Positive, Settings, refuse
+from whytune.settings import Count, Either, FolderName, Fraction, Positive, Settings, hint, refuse
+
+RELEASES = (
+    "amazonqa", "chatbot_arena", "coqa", "cornell", "emotion", "esnli", "feedbackqa", "flan_cot",
+    "goemotions", "golden_dailydialog", "golden_fed", "golden_haluquestqa", "golden_tianboji",
+    "golden_topical_usr", "hh_rlhf", "just_eval", "liar_plus", "ray_llm",
+)  # fmt: skip
+"""Loaders of releases in their own formats; all of them read files."""
+LOADERS = ("starter", "table", "mixed", *RELEASES)
+
+
+def _loader(name: str) -> str:
+    if name not in LOADERS:
+        raise ValueError(f"{name!r} is no loader; {hint(name, LOADERS)}")
+    return name
 
 
 class Columns(Settings):
@@ -48,10 +62,15 @@ class Columns(Settings):
 class CorpusSpec(Settings):
     """Where examples come from and how many are used."""
 
-    loader: Literal["starter", "feedbackqa", "table"] | None = None
-    """Which reader; without it, the corpus's own name."""
+    loader: Annotated[str, AfterValidator(_loader)] | None = None
+    """Which reader (`starter`, `table`, `mixed`, or a release such as `feedbackqa`); without it,
+    the corpus's own name."""
     path: str | None = None
-    """File or folder, relative to the recipe; not needed for `starter`."""
+    """File or folder, relative to the recipe; not needed for `starter` and `mixed`."""
+    of: tuple[str, ...] = ()
+    """Which corpora of the recipe a `mixed` one takes equal shares from."""
+    min_words: Count = 0
+    """Of a `mixed` corpus: take only examples each of whose explanations has so many words."""
     task: str | None = None
     """The task that a table's label column answers; not needed where the recipe has one task."""
     columns: Columns = Columns()
@@ -64,26 +83,44 @@ class CorpusSpec(Settings):
     the turns before it."""
     languages: tuple[str, ...] = ()
     """Keep conversations in these languages only, as the release names them; without any, all."""
-    train: Positive | None = None
-    """Examples to teach from; without it, all that are there."""
+    train: Count | None = None
+    """Examples to teach from; without it, all that are there. 0: it is only measured on."""
     validation: Count = 0
     """Examples taken out of the training part to choose checkpoints by."""
     test: Positive | None = None
     """Examples to measure on; without it, all that are there."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the groups held out, where the corpus has no split of its own."""
+    stratify: bool = False
+    """Draw the test part so that every pair of source and label has its share in it, within one
+    example where groups are small; for corpora without a split of their own. Reads the whole corpus
+    into memory."""
+    raters: Literal["majority", "all"] = "majority"
+    """Which test examples count as settled among people: those with a `majority` (more than half),
+    or only those on which `all` raters say the same, for every task."""
+    max_unreadable: Fraction = 0.01
+    """Largest share of rows that may be unreadable and left out; more is an error."""
     seed: Count = 0
     """Draws the sample and the split; the same for every arm and student seed."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         faults = []
-        if self.loader in ("feedbackqa", "table") and self.path is None:
+        if self.loader in ("table", *RELEASES) and self.path is None:
             faults.append(f"found no path; {self.loader} needs `path:`")
+        faults += self._mixed_faults()
         if self.loader == "table" and (self.columns.text is None) == (self.columns.turns is None):
             faults.append("expected exactly one of `columns.text` and `columns.turns`")
         refuse(faults)
         return self
+
+    def _mixed_faults(self) -> list[str]:
+        if self.loader == "mixed":
+            if len(set(self.of)) < max(len(self.of), 2):
+                return [f"found of: {list(self.of)}; a mixed corpus needs two or more others"]
+            return []
+        alone = [knob for knob in ("of", "min_words") if getattr(self, knob)]
+        return [f"found {knob}, which is for `loader: mixed`; drop it" for knob in alone]
 
 
 class LabelSpec(Settings):

@@ -1,7 +1,8 @@
 """The tasks that whytune brings along.
 
 The three dimensions of conversation quality follow the definitions of Regularization Through
-Reasoning (arXiv 2511.02044, section 2.2) in our words; usefulness is FeedbackQA's rating.
+Reasoning (arXiv 2511.02044, section 2.2) in our words; usefulness is FeedbackQA's rating. The
+others are what the labelled corpora in `corpora/upstream` answer, with upstream's own labels.
 """
 
 from whytune.records import Kind, Label, Task
@@ -11,6 +12,15 @@ def _five_points(name: str, question: str, lowest: str, highest: str) -> Task:
     definitions = {"1": lowest, "5": highest}
     labels = tuple(Label(name=str(i), definition=definitions.get(str(i), "")) for i in range(1, 6))
     return Task(name=name, kind=Kind.ORDINAL, question=question, labels=labels)
+
+
+def _nominal(name: str, question: str, *labels: str) -> Task:
+    return Task(
+        name=name,
+        kind=Kind.NOMINAL,
+        question=question,
+        labels=tuple(Label(name=label) for label in labels),
+    )
 
 
 BUILT_IN: dict[str, Task] = {
@@ -41,6 +51,78 @@ BUILT_IN: dict[str, Task] = {
             labels=tuple(
                 Label(name=name) for name in ("Bad", "Could be Improved", "Acceptable", "Excellent")
             ),
+        ),
+        _nominal(  # in the order of the Hub's ids
+            "emotion",
+            "Which emotion does the text express?",
+            *("sadness", "joy", "love", "anger", "fear", "surprise"),
+        ),
+        _nominal(  # in the order of upstream's ids
+            "goemotions",
+            "Which emotion does the comment express most?",
+            *("admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion"),
+            *("curiosity", "desire", "disappointment", "disapproval", "disgust", "embarrassment"),
+            *("excitement", "fear", "gratitude", "grief", "joy", "love", "nervousness", "optimism"),
+            *("pride", "realization", "relief", "remorse", "sadness", "surprise", "neutral"),
+        ),
+        _nominal(
+            "entailment",
+            "Does the hypothesis follow from the premise?",
+            *("entailment", "neutral", "contradiction"),
+        ),
+        _nominal("yes_no", "What is the right answer?", "yes", "no"),
+        _nominal(
+            "against_common_sense",
+            "Which of the two sentences goes against common sense?",
+            *("Sentence A", "Sentence B"),
+        ),
+        Task(
+            name="truthfulness",
+            kind=Kind.ORDINAL,
+            question="How true is the statement?",
+            labels=tuple(
+                Label(name=name)
+                for name in (
+                    *("pants-fire", "false", "barely-true"),
+                    *("half-true", "mostly-true", "true"),
+                )
+            ),
+        ),
+        _five_points(
+            "helpfulness",
+            "How well does the last reply address what was asked?",
+            "does not help at all",
+            "addresses it fully",
+        ),
+        _five_points(
+            "clarity",
+            "How clear and well organised is the last reply?",
+            "hard to understand",
+            "perfectly clear",
+        ),
+        _five_points(
+            "factuality",
+            "How accurate is what the last reply says?",
+            "false or misleading",
+            "no error",
+        ),
+        _five_points(
+            "depth",
+            "How thoroughly does the last reply treat what was asked?",
+            "shallow",
+            "thorough and detailed",
+        ),
+        _five_points(
+            "engagement",
+            "How engaging is the last reply: human in tone, pleasant to read?",
+            "dull",
+            "fully engaging",
+        ),
+        _five_points(
+            "answer_quality",
+            "How good is the last answer to the question?",
+            "wrong or useless",
+            "right and complete",
         ),
     )
 }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from whytune.corpora.ledger import Ledger
 from whytune.records import Example, Reply
 
 
@@ -14,6 +15,8 @@ class Item:
     replies: tuple[Reply, ...] = ()
     settled: bool = True
     """Off where people did not settle: fit to teach from, not to measure on."""
+    line: int | None = None
+    """Where its row stands in its file, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,3 +62,5 @@ class Corpus:
     """File name -> SHA-256 (64 hex digits) of every file read."""
     notes: tuple[str, ...] = ()
     """What was left out and why, with counts."""
+    ledger: Ledger = field(default_factory=Ledger, compare=False)
+    """Rows that were looked at, those that could not be read, and counts."""

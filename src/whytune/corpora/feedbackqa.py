@@ -15,12 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from whytune.corpora import files, gold
-from whytune.corpora.corpus import Reading
+from whytune.corpora.corpus import About, Reading
 from whytune.corpora.identity import content_id, normal
 from whytune.errors import CorpusError
 from whytune.records import Example, Reply, Split, Task, Turn
 
 TASK = "usefulness"
+ABOUT = About(
+    title="FeedbackQA",
+    format="JSON lists: `question`, `passage`, and one `rating` and `feedback` for each rater",
+    size="3,924 pairs of question and passage in the experiment data, two or three raters each",
+    licence="Apache-2.0 (its page on the Hub; the repository states none)",
+    get="https://github.com/McGill-NLP/feedbackqa, or McGill-NLP/feedbackQA on the Hub",
+    citation=(
+        "Zichao Li, Prakhar Sharma, Xing Han Lu, Jackie Cheung, Siva Reddy: Using Interactive "
+        "Feedback to Improve the Accuracy and Explainability of Question Answering Systems "
+        "Post-Deployment, Findings of ACL 2022"
+    ),
+    tasks=(TASK,),
+)
 DOMAINS = ("WHO", "CDC", "UK", "Australia")
 # The native valid part shares questions with the native train part. It joins the training
 # pool, out of which validation is drawn anew by question.

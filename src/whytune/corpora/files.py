@@ -17,6 +17,7 @@ from whytune.errors import CorpusError
 
 _LFS = b"version https://git-lfs.github.com/spec"
 _GZIP = b"\x1f\x8b"
+_BUFFER = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,25 +67,40 @@ def lines(
         CorpusError: not there, a folder, a Git LFS pointer, or not whole gzip data.
     """
     name = name or path.name
-    with _opened(path) as raw:
+    codec = encoding.removesuffix("-sig")
+    for number, line in enumerate(raw_lines(path, ledger, name=name), start=1):
+        try:
+            text = line.decode(encoding if number == 1 else codec)
+        except UnicodeDecodeError as error:
+            ledger.rows += 1
+            ledger.quarantine(
+                name, number, f"byte 0x{line[error.start]:02x} is not UTF-8",
+                line[:SHOWN].decode("utf-8", "replace"),
+            )  # fmt: skip
+            continue
+        yield number, text.removesuffix("\n").removesuffix("\r")
+
+
+def raw_lines(path: Path, ledger: Ledger, *, name: str | None = None) -> Iterator[bytes]:
+    """Like `lines`, but bytes as they lie in the (unpacked) file, line ends included."""
+    with opened(path) as raw:
         hashed = _Hashed(raw)
         unpacked = gzip.GzipFile(fileobj=hashed) if path.name.endswith(".gz") else hashed
         try:
-            for number, line in enumerate(io.BufferedReader(unpacked), start=1):
-                codec = encoding if number == 1 or encoding != "utf-8-sig" else "utf-8"
-                try:
-                    text = line.decode(codec)
-                except UnicodeDecodeError as error:
-                    ledger.rows += 1
-                    ledger.quarantine(
-                        name, number, f"byte 0x{line[error.start]:02x} is not UTF-8",
-                        line[:SHOWN].decode("utf-8", "replace"),
-                    )  # fmt: skip
-                    continue
-                yield number, text.removesuffix("\n").removesuffix("\r")
+            yield from io.BufferedReader(unpacked, _BUFFER)
         except (EOFError, OSError, zlib.error) as error:
             raise _damaged(str(path), error) from None
-        ledger.inputs[name] = hashed.hexdigest()
+        ledger.inputs[name or path.name] = hashed.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Of the bytes as they lie on the disk, in flat memory; 64 hex digits.
+
+    Raises:
+        CorpusError: not there, not readable, or a Git LFS pointer.
+    """
+    with opened(path) as raw:
+        return _Hashed(raw).hexdigest()
 
 
 class _Hashed(io.RawIOBase):
@@ -103,13 +119,18 @@ class _Hashed(io.RawIOBase):
         return len(found)
 
     def hexdigest(self) -> str:
-        while more := self._raw.read(1 << 20):
+        while more := self._raw.read(_BUFFER):
             self._hash.update(more)
         return self._hash.hexdigest()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file open for reading, at its beginning.
+
+    Raises:
+        CorpusError: not there, not readable, a Git LFS pointer, or no gzip data in a `.gz`.
+    """
     place = str(path)
     try:
         raw = path.open("rb")

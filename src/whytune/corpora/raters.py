@@ -1,151 +1,151 @@
-"""Rows that speak about the same text, gathered into one example and its raters' replies."""
+"""What several rows say about the same text, as one example with its raters' replies."""
 
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from whytune.corpora import gold
-from whytune.corpora.identity import content_id, normal
-from whytune.corpora.rows import Row, Vote
+from whytune.corpora.corpus import Item
+from whytune.corpora.ledger import Ledger
 from whytune.recipe_data import Columns
-from whytune.records import Example, Reference, Reply, Task, Turn
+from whytune.records import Example, Reference, Reply, Task
 
-_TEACHER = "table"  # where no column names the rater
+Merge = Callable[[Sequence[Item]], Item | None]
+"""Items of one id, in any order, to one; None where they contradict each other."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gathering:
-    """Examples and replies; only good where there are no faults."""
-
-    examples: tuple[Example, ...]
-    """Every one with gold, but those on which the raters have no strict majority."""
-    replies: tuple[Reply, ...]
-    faults: tuple[str, ...]
-    notes: tuple[str, ...]
+REPEATS = "rows that repeat the same rater's label of the same text were left out"
 
 
-def gathered(name: str, rows: Sequence[Row], columns: Columns, task: Task) -> Gathering:
-    """One example for every id (or text, without ids), one reply for every rater of it."""
-    by_id: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_id[row.id or content_id("text", row.turns)].append(row)
-    labelled = {key: votes for key, own in by_id.items() if (votes := _labelled(own))}
-    faults = [fault for key, own in by_id.items() for fault in _faults(key, own, columns)]
-    single = {key: _one_a_rater(own) for key, own in labelled.items()}
-    return Gathering(
-        examples=tuple(_example(name, key, own, task) for key, own in single.items()),
-        replies=tuple(
-            _reply(key, row, columns, task) for key, own in single.items() for row in own
-        ),
-        faults=tuple(faults),
-        notes=tuple(_notes(rows, labelled, single)),
+def as_one(items: Sequence[Item], tasks: Sequence[Task]) -> Item:
+    """One example with all replies of items with the same content, in whatever order they come.
+
+    A reply that repeats another word by word is dropped. Other replies of the same teacher to the
+    same prompt are votes of their own: `gpt-4` and `gpt-4-2`. Gold is what all replies together
+    come to.
+    """
+    if len(items) == 1:
+        return items[0]
+    first = min(items, key=lambda i: (i.example.group, i.example.source, i.example.id))
+    replies = _numbered([reply for item in items for reply in item.replies])
+    references = _references(items, replies, tasks)
+    settled = all(item.settled for item in items) and None not in references.values()
+    known = {task: found for task, found in references.items() if found is not None}
+    example = replace(first.example, gold=known)
+    return Item(example=example, replies=replies, settled=settled, line=first.line)
+
+
+def _numbered(replies: Sequence[Reply]) -> tuple[Reply, ...]:
+    """Different replies of one teacher to one prompt, in order of text, each with its own name."""
+    own: dict[tuple[str, str, str], set[Reply]] = defaultdict(set)
+    for reply in replies:
+        own[reply.task, reply.teacher, reply.prompt].add(reply)
+    return tuple(
+        reply if number == 1 else replace(reply, teacher=f"{reply.teacher}-{number}")
+        for key in sorted(own)
+        for number, reply in enumerate(sorted(own[key], key=lambda r: r.text), start=1)
     )
 
 
-def _labelled(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.vote is not None]
+def _references(
+    items: Sequence[Item], replies: Sequence[Reply], tasks: Sequence[Task]
+) -> dict[str, Reference | None]:
+    by_name = {task.name: task for task in tasks}
+    found: dict[str, Reference | None] = {}
+    for name in dict.fromkeys(name for item in items for name in item.example.gold):
+        given = {item.example.gold.get(name) for item in items} - {None}
+        votes = [reply for reply in replies if reply.task == name]
+        if votes and name in by_name:
+            found[name] = gold.of_replies(votes, by_name[name])
+        else:
+            found[name] = given.pop() if len(given) == 1 else None
+    return found
 
 
-def _faults(key: str, rows: Sequence[Row], columns: Columns) -> Iterator[str]:
-    """What the rows of one id say against each other."""
-    compared: dict[str, Callable[[Row], Any]] = {
-        "text": lambda row: row.turns,
-        "group": lambda row: row.group,
-        "split": lambda row: row.split,
+def of_table(
+    items: Sequence[Item], ledger: Ledger, file: str, columns: Columns, task: Task
+) -> Item | None:
+    """One example for a table's rows about one text, with one reply for every rater of it.
+
+    Rows that contradict each other are quarantined, all of them: which one is right, nobody knows.
+    """
+    if len(items) == 1:
+        return items[0]
+    rows = sorted(items, key=_line)
+    if _torn(rows, ledger, file):
+        return None
+    by_rater: dict[str, list[Item]] = defaultdict(list)
+    for row in rows:
+        by_rater[row.replies[0].teacher].append(row)
+    kept = [
+        own if len(own) == 1 else _first_of(own, ledger, file, columns, task)
+        for _, own in sorted(by_rater.items())
+    ]
+    replies = tuple(row.replies[0] for own in kept for row in own)
+    if not replies:
+        return None
+    reference = gold.of_replies(replies, task)
+    example = replace(
+        rows[0].example,
+        source=min(row.example.source for row in rows),
+        gold={} if reference is None else {task.name: reference},
+    )
+    return Item(example=example, replies=replies, settled=reference is not None, line=rows[0].line)
+
+
+def _line(item: Item) -> int:
+    return item.line or 0
+
+
+def _torn(rows: Sequence[Item], ledger: Ledger, file: str) -> bool:
+    """Whether the rows of one id are about different texts, groups or splits."""
+    compared: dict[str, Callable[[Example], Any]] = {
+        "text": lambda example: example.turns,
+        "group": lambda example: example.group,
+        "split": lambda example: example.split,
     }
     first = rows[0]
     for row in rows[1:]:
         for what, value in compared.items():
-            if value(row) != value(first):
-                yield (
-                    f"{row.place}: id {key} has another {what} than in {first.place}; expected the "
-                    "same; correct one of them"
-                )
-    yield from _repeats(key, rows, columns)
+            if value(row.example) != value(first.example):
+                _quarantine(
+                    rows, row, ledger, file,
+                    f"id {row.example.id} has another {what} than in line {first.line}; expected "
+                    "the same; correct one of them",
+                )  # fmt: skip
+                return True
+    return False
 
 
-def _repeats(key: str, rows: Sequence[Row], columns: Columns) -> Iterator[str]:
-    """Rows by the same rater that contradict each other, or that a unique id forbids."""
-    seen: dict[str | None, Row] = {}
-    for row in rows:
-        before = seen.setdefault(row.rater, row)
-        if before is row:
-            continue
-        if row.vote and before.vote and row.vote != before.vote:
-            who = "" if row.rater is None else f" by {row.rater}"
-            yield (
-                f"{row.place}: id {key} has the label {_said(row.vote)}{who}, but "
-                f"{_said(before.vote)} in {before.place}; expected one; drop one, or name a "
-                "`rater` column"
-            )
-        elif columns.id is not None and columns.rater is None:
-            yield (
-                f"{row.place}: id {key} stands already in {before.place}; expected unique ids; "
-                "drop one, or name a `rater` column"
-            )
-
-
-def _said(vote: Vote) -> str:
-    return vote.label if vote.number is None else f"{vote.number:g}"
-
-
-def _one_a_rater(rows: Sequence[Row]) -> list[Row]:
-    """One row a rater; of equal rows that with the first explanation in order of text.
-
-    The order of the file would make the choice depend on how the file was shuffled.
+def _first_of(
+    rows: list[Item], ledger: Ledger, file: str, columns: Columns, task: Task
+) -> list[Item]:
+    """One of the rows by one rater: that with the first explanation in order of text, so that no
+    order of the file can change it. None of them where they contradict each other.
     """
-    chosen: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda r: (r.explanation is None, r.explanation or "")):
-        chosen.setdefault(row.rater or _TEACHER, row)
-    return [chosen[rater] for rater in sorted(chosen)]
-
-
-def _example(name: str, key: str, rows: Sequence[Row], task: Task) -> Example:
     first = rows[0]
-    reference = _reference([row.vote for row in rows if row.vote is not None], task)
-    texts = [Turn(role=turn.role, text=normal(turn.text)) for turn in first.turns]
-    return Example(
-        id=key,
-        source=min((row.source for row in rows if row.source is not None), default=name),
-        group=first.group or content_id("text", texts),
-        turns=first.turns,
-        split=first.split,
-        gold={} if reference is None else {task.name: reference},
-    )
+    labels = {row.line: gold.said(row.replies[0], task) for row in rows}
+    rater = "" if columns.rater is None else f" by {first.replies[0].teacher}"
+    for row in rows[1:]:
+        now, before = labels[row.line], labels[first.line]
+        if now != before and now is not None and before is not None:
+            _quarantine(
+                rows, row, ledger, file,
+                f"id {row.example.id} has the label {now.label}{rater}, but {before.label} in "
+                f"line {first.line}; expected one; drop one, or name a `rater` column",
+            )  # fmt: skip
+            return []
+        if columns.id is not None and columns.rater is None:
+            ledger.counts[REPEATS] -= 1
+            ledger.quarantine(
+                file, row.line, f"id {row.example.id} stands already in line {first.line}; "
+                "expected unique ids; drop one, or name a `rater` column",
+            )  # fmt: skip
+    return [min(rows, key=lambda row: ('"assessment"' not in row.replies[0].text,
+                                       row.replies[0].text))]  # fmt: skip
 
 
-def _reference(votes: Sequence[Vote], task: Task) -> Reference | None:
-    scores = [vote.score for vote in votes if vote.score is not None]
-    if scores:
-        return gold.of_scores(scores, task)
-    return gold.of_labels([vote.label for vote in votes], task)
-
-
-def _reply(key: str, row: Row, columns: Columns, task: Task) -> Reply:
-    assert row.vote is not None
-    said: dict[str, Any]
-    number = row.vote.number
-    said = {"label": row.vote.label} if number is None else {"score": number}
-    if row.explanation is not None:
-        said["assessment"] = row.explanation
-    return Reply(
-        example_id=key,
-        task=task.name,
-        teacher=row.rater or _TEACHER,
-        prompt="table",
-        text=json.dumps(said, ensure_ascii=False),
-        scale=None if number is None else columns.scale,
-    )
-
-
-def _notes(
-    rows: Sequence[Row], labelled: dict[str, list[Row]], single: dict[str, list[Row]]
-) -> Iterator[str]:
-    votes = sum(len(own) for own in labelled.values())
-    if votes < len(rows):
-        yield f"{len(rows) - votes} rows without a label were left out."
-    repeats = votes - sum(len(own) for own in single.values())
-    if repeats:
-        yield f"{repeats} rows that repeat the same rater's label of the same text were left out."
+def _quarantine(rows: Sequence[Item], named: Item, ledger: Ledger, file: str, reason: str) -> None:
+    raters = {row.replies[0].teacher for row in rows}
+    ledger.counts[REPEATS] -= len(rows) - len(raters)
+    ledger.quarantine(file, named.line, reason, named.example.turns[-1].text, rows=len(rows))

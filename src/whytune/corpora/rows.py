@@ -5,12 +5,14 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 from whytune.recipe_data import Columns
-from whytune.records import Split, Task, Turn
+from whytune.records import Split, Task
 
 Cells = Mapping[str, Any]
+Pairs = tuple[tuple[str, str], ...]
+"""(role, text) of each turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,41 +26,89 @@ class Vote:
     """The score as the table gives it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A row that could be read."""
 
-    place: str
-    """Names the row in messages: `line 7`, or `row 7` of a Parquet file."""
-    turns: tuple[Turn, ...]
-    id: str | None
-    group: str | None
-    source: str | None
-    rater: str | None
-    split: Split | None
+    turns: Pairs
     vote: Vote | None
     """None where the row carries no label."""
-    explanation: str | None
+    id: str | None = None
+    group: str | None = None
+    source: str | None = None
+    rater: str | None = None
+    split: Split | None = None
+    explanation: str | None = None
 
 
-def parse(place: str, cells: Cells, columns: Columns, task: Task) -> tuple[Row | None, list[str]]:
-    """The row, or None and everything that is wrong with it, one sentence each."""
-    values: dict[str, Any] = {}
-    faults = []
-    for field, read in _READERS.items():
-        try:
-            values[field] = read(cells, columns, task)
-        except ValueError as fault:
-            faults.append(f"{place}: {fault}")
-    return (None, faults) if faults else (Row(place=place, **values), [])
+class Reader:
+    """Reads the rows of one table."""
+
+    def __init__(self, columns: Columns, task: Task):
+        self._columns, self._task = columns, task
+        self._votes = {name: Vote(label=name) for name in task.label_names}
+        mapped = {f: column for f in _READERS if (column := getattr(columns, f)) is not None}
+        self._readers = {"turns": _turns, "vote": _vote} | {f: _READERS[f] for f in mapped}
+        is_plain = columns.text is not None and columns.score is None and columns.split is None
+        self._text = columns.text if is_plain else None
+        self._places = [mapped.get(f) for f in ("id", "group", "source", "rater", "explanation")]
+
+    def read(self, cells: Cells) -> Row:
+        """The row.
+
+        Raises:
+            ValueError: it is not what the mapping says; everything that is wrong with it.
+        """
+        if self._text is not None and (row := self._plain(cells, self._text)) is not None:
+            return row
+        values: dict[str, Any] = {}
+        faults = []
+        for field, read in self._readers.items():
+            try:
+                values[field] = read(cells, self._columns, self._task)
+            except ValueError as fault:
+                faults.append(str(fault))
+        if faults:
+            raise ValueError("; ".join(faults))
+        return Row(**values)
+
+    def _plain(self, cells: Cells, column: str) -> Row | None:
+        """Most rows by a shorter way: whole texts in every cell, and one of the labels."""
+        text, label = cells.get(column), cells.get(self._columns.label)
+        if type(label) is not str or label not in self._votes or not _is_whole(text):
+            return None
+        found: list[str | None] = []
+        for place in self._places:
+            cell = None if place is None else cells.get(place)
+            if place is not None and not _is_whole(cell):
+                return None
+            found.append(cell)
+        key, group, source, rater, explanation = found
+        for name in (key, group, source, rater):
+            if name is not None and name != name.strip():
+                return None
+        vote = self._votes[label]
+        return Row((("text", text),), vote, key, group, source, rater, None, explanation)
 
 
-def _turns(cells: Cells, columns: Columns, task: Task) -> tuple[Turn, ...]:
+def _is_whole(value: Any) -> TypeGuard[str]:
+    """Whether it is text that is not blank and can be written to a file."""
+    if type(value) is not str or not value or value.isspace():
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _turns(cells: Cells, columns: Columns, task: Task) -> Pairs:
     if columns.text is not None:
         text = _text(cells, columns.text)
         if text is None:
             raise ValueError(f"column {columns.text}: found no text, expected some; drop the row")
-        return (Turn(role="text", text=text),)
+        return (("text", text),)
     assert columns.turns is not None
     try:
         return _conversation(cells.get(columns.turns))
@@ -69,20 +119,22 @@ def _turns(cells: Cells, columns: Columns, task: Task) -> tuple[Turn, ...]:
         ) from None
 
 
-def _conversation(value: Any) -> tuple[Turn, ...]:
+def _conversation(value: Any) -> Pairs:
     turns = json.loads(value) if isinstance(value, str) else value
     if not isinstance(turns, list) or not turns:
         raise ValueError(f"found {_shown(value)}")
     return tuple(_turn(turn) for turn in turns)
 
 
-def _turn(turn: Any) -> Turn:
+def _turn(turn: Any) -> tuple[str, str]:
     if not isinstance(turn, dict):
         raise ValueError(f"found turn {_shown(turn)}")
     text = turn.get("text") if turn.get("text") is not None else turn.get("content")
     if not isinstance(turn.get("role"), str) or not isinstance(text, str):
         raise ValueError(f"found turn {_shown(turn)}")
-    return Turn(role=turn["role"], text=_encodable(text))
+    if not text.strip():
+        raise ValueError(f"found an empty turn ({turn['role']})")
+    return _encodable(turn["role"]), _encodable(text)
 
 
 def _vote(cells: Cells, columns: Columns, task: Task) -> Vote | None:
@@ -152,13 +204,11 @@ def _explanation(cells: Cells, columns: Columns, task: Task) -> str | None:
 
 
 _READERS: Mapping[str, Callable[[Cells, Columns, Task], Any]] = {
-    "turns": _turns,
     "id": _id,
     "group": _group,
     "source": _source,
     "rater": _rater,
     "split": _split,
-    "vote": _vote,
     "explanation": _explanation,
 }
 
@@ -188,7 +238,10 @@ def _text(cells: Cells, column: str) -> str | None:
         return str(int(value))
     if isinstance(value, list | dict):
         raise ValueError(f"column {column}: found {_shown(value)}, expected text; use another one")
-    text = _encodable(str(value))
+    try:
+        text = _encodable(str(value))
+    except ValueError as fault:
+        raise ValueError(f"column {column}: {fault}; correct it") from None
     return text if text.strip() else None
 
 

@@ -4,14 +4,17 @@ Every order is that of SHA-256 of `seed:key`. A smaller training sample is there
 a larger one, and the same recipe draws the same examples on every machine.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from whytune.corpora.identity import hash_order
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Example, Split
+
+Stratum = tuple[str, str]
+"""(source, label)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +36,14 @@ class _Parts:
 
 
 def divide(
-    name: str, examples: Sequence[Example], spec: CorpusSpec, unsettled: frozenset[str]
-) -> Division:
+    name: str, examples: Sequence[Example], spec: CorpusSpec, unsettled: frozenset[str],
+    labels: Mapping[str, str] | None = None,
+) -> Division:  # fmt: skip
     """Settle the split of every example and draw the sample.
 
     Where the examples have splits of their own, these are kept. Otherwise whole groups go to
-    the test part until `spec.test` examples (or `spec.test_share` of the groups) are there.
+    the test part until `spec.test` examples (or `spec.test_share` of the groups) are there; with
+    `spec.stratify`, so many of each source and label as their share of all examples.
     Validation is the corpus's own, or whole groups out of the training pool; then `spec.train`
     examples are drawn from what is left of the pool.
 
@@ -47,6 +52,7 @@ def divide(
         examples: all of them; with a split each, or none with one.
         spec: the numbers asked for.
         unsettled: ids that must not be measured on; left out of the test part and counted.
+        labels: id -> label, to stratify by.
 
     Raises:
         CorpusError: a group on both sides of a split, splits on some examples only, or fewer
@@ -58,7 +64,12 @@ def divide(
             f"corpora.{name}: found {unsplit} of {len(examples)} examples without a split, "
             "expected all or none; fill in the split column, or leave it out"
         )
-    parts = _drawn(name, examples, spec, unsettled) if unsplit else _native(name, examples, spec)
+    strata = {e.id: (e.source, (labels or {}).get(e.id, "")) for e in examples}
+    parts = (
+        _drawn(name, examples, spec, unsettled, strata)
+        if unsplit
+        else _native(name, examples, spec)
+    )
     left_out = sum(example.id in unsettled for example in parts.test)
     test = [example for example in parts.test if example.id not in unsettled]
     test = _first(name, "test", test, spec.test)
@@ -70,7 +81,7 @@ def divide(
         *(replace(example, split=Split.TEST) for example in test),
     )
     check_groups(name, chosen)
-    return Division(examples=chosen, notes=_notes(left_out))
+    return Division(examples=chosen, notes=_notes(left_out, spec))
 
 
 def check_groups(name: str, examples: Sequence[Example]) -> None:
@@ -107,21 +118,66 @@ def _native(name: str, examples: Sequence[Example], spec: CorpusSpec) -> _Parts:
 
 
 def _drawn(
-    name: str, examples: Sequence[Example], spec: CorpusSpec, unsettled: frozenset[str]
-) -> _Parts:
+    name: str, examples: Sequence[Example], spec: CorpusSpec, unsettled: frozenset[str],
+    strata: Mapping[str, Stratum],
+) -> _Parts:  # fmt: skip
     groups = _groups(examples, spec.seed)
     if len(groups) < 2:
         raise CorpusError(
             f"corpora.{name}: found {len(groups)} groups in {len(examples)} examples, expected two "
             "or more to hold one out; add data, or set columns.group"
         )
-    share = min(max(round(spec.test_share * len(groups)), 1), len(groups) - 1)
-    taken = _reach(groups, spec.test, unsettled) if spec.test is not None else share
+    if spec.stratify:
+        groups, taken = _stratified(groups, spec, unsettled, strata)
+    elif spec.test is not None:
+        taken = _reach(groups, spec.test, unsettled)
+    else:
+        taken = min(max(round(spec.test_share * len(groups)), 1), len(groups) - 1)
     return _Parts(
         pool=[example for group in groups[taken:] for example in group],
         validation=None,
         test=[example for group in groups[:taken] for example in group],
     )
+
+
+def _stratified(
+    groups: Sequence[list[Example]], spec: CorpusSpec, unsettled: frozenset[str],
+    strata: Mapping[str, Stratum],
+) -> tuple[list[list[Example]], int]:  # fmt: skip
+    """The groups, those of the test part first, and how many these are.
+
+    In hash order, a group is taken where it brings the test part nearer to its quotas. Where that
+    does not fill it (groups larger than a quota), it goes on in hash order.
+    """
+    usable = [[strata[e.id] for e in group if e.id not in unsettled] for group in groups]
+    pool = Counter(stratum for own in usable for stratum in own)
+    wanted = spec.test if spec.test is not None else max(round(spec.test_share * pool.total()), 1)
+    open_ = _quotas(pool, wanted)
+    taken = []
+    for index, own in enumerate(usable):
+        gain = sum(
+            abs(open_[stratum]) - abs(open_[stratum] - size) for stratum, size in
+            Counter(own).items()
+        )  # fmt: skip
+        if gain > 0:
+            open_.subtract(own)
+            taken.append(index)
+    rest = [index for index in range(len(groups)) if index not in set(taken)]
+    ordered = [groups[index] for index in [*taken, *rest]]
+    least = 0 if spec.test is None else _reach(ordered, spec.test, unsettled)
+    return ordered, min(max(len(taken), least, 1), len(groups) - 1)
+
+
+def _quotas(pool: Counter[Stratum], wanted: int) -> Counter[Stratum]:
+    """How many of each stratum, `wanted` in all: its exact share rounded up or down, up where the
+    fraction that rounding down cuts off is largest.
+    """
+    exact = {stratum: wanted * count / pool.total() for stratum, count in pool.items()}
+    quotas = Counter({stratum: int(share) for stratum, share in exact.items()})
+    by_fraction = sorted(exact, key=lambda stratum: (quotas[stratum] - exact[stratum], stratum))
+    for stratum in by_fraction[: wanted - quotas.total()]:
+        quotas[stratum] += 1
+    return quotas
 
 
 def _groups(examples: Sequence[Example], seed: int) -> list[list[Example]]:
@@ -156,10 +212,11 @@ def _validation(name: str, parts: _Parts, spec: CorpusSpec) -> tuple[list[Exampl
 
 
 def _first(name: str, part: str, candidates: list[Example], wanted: int | None) -> list[Example]:
-    if not candidates:
+    if not candidates and wanted != 0:
+        way_out = ", or set train: 0 to measure only" if part == "train" else ""
         raise CorpusError(
             f"corpora.{name}: no examples left for {part}; expected at least one; lower the other "
-            "parts (train, validation, test), or add data"
+            f"parts (train, validation, test), add data{way_out}"
         )
     if wanted is not None and wanted > len(candidates):
         raise CorpusError(
@@ -169,7 +226,9 @@ def _first(name: str, part: str, candidates: list[Example], wanted: int | None) 
     return candidates[:wanted]
 
 
-def _notes(unsettled: int) -> tuple[str, ...]:
+def _notes(unsettled: int, spec: CorpusSpec) -> tuple[str, ...]:
     if not unsettled:
         return ()
+    if spec.raters == "all":
+        return (f"{unsettled} test examples on which not all raters agree were left out.",)
     return (f"{unsettled} test examples without a strict majority of their raters were left out.",)

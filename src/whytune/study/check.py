@@ -1,23 +1,28 @@
 """What would go wrong silently, found before anything is taught.
 
-Reads the data, tokenises every lesson, proves its mask, and times one update. Faults would make
-the figures wrong; remarks are for the reader to judge.
+Reads the data and looks at every text, tokenises every lesson, proves its mask, and times one
+update. Faults would make the figures wrong; remarks are for the reader to judge.
 """
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whytune import pipeline
-from whytune.errors import EncodingError
+from whytune.corpora.identity import normal
+from whytune.errors import CorpusError, EncodingError
+from whytune.lint import health, texts
+from whytune.lint.health import Health
 from whytune.material import Material, conversations, gather, left_out
 from whytune.progress import Progress
 from whytune.recipe import Recipe
-from whytune.records import Lesson, Split
+from whytune.records import Example, Lesson, Split
 from whytune.student.prompting import conversation_text
-from whytune.study import grid
+from whytune.study import check_page, grid, quarantine, remarks
+from whytune.study.findings import Findings, Load, Masked, Piece, Sheet, Tokens
 
 if TYPE_CHECKING:
     from whytune.student.encode import Bundle, Encoder
@@ -25,102 +30,58 @@ if TYPE_CHECKING:
 
 SHOWN = 2
 """Conversations per arm whose lessons' mask is shown."""
-RARE = 0.02
-"""Share of the lessons below which a label is called rare."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A stretch of a conversation and its lessons as the student sees them."""
-
-    part: str
-    """`prompt`, `label`, `explanation` or `frame`; all but the prompt are supervised."""
-    text: str
-    branch: int
-    """Whose lesson: the index of its branch. The conversation, which all see, begins the first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Masked:
-    """One real conversation with all its lessons, in pieces."""
-
-    arm: str
-    example_id: str
-    tasks: tuple[str, ...]
-    """What each branch asks. A branch sees the conversation and itself, never another branch."""
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What one arm costs to teach, per student."""
-
-    arm: str
-    task: str
-    """What the student learns: a task, or those taught jointly with a plus between."""
-    lessons: int
-    conversations: int
-    """What the lessons are about; each is read once, whatever the number of its lessons."""
-    tokens_per_epoch: int
-    longest: int
-    """Tokens of the longest conversation with all its lessons."""
-    cut: int
-    """Conversations that lost their middle."""
-    updates: int
-    seconds: float
-    """All epochs, from one timed update; without the measurements in between."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What a check found about one corpus and task.
-
-    Masks and loads are of whole students; with joint teaching they stand with the last task.
-    """
-
-    corpus: str
-    task: str
-    parts: Mapping[str, int]
-    """Split -> examples."""
-    labels: Mapping[str, int]
-    """Label -> lessons."""
-    label_ids: Mapping[str, tuple[int, ...]]
-    reference: str
-    faults: tuple[str, ...]
-    remarks: tuple[str, ...]
-    masks: tuple[Masked, ...] = ()
-    loads: tuple[Load, ...] = ()
-
-
-def check(recipe: Recipe, show: Progress) -> list[Findings]:
+def check(recipe: Recipe, show: Progress, page: Path | None = None) -> list[Findings]:
     """Look at every corpus and task of a recipe.
+
+    Args:
+        recipe: what is to be taught.
+        show: says what goes on.
+        page: folder for the page, its tables and the rows that could not be read.
 
     Raises:
         WhytuneError: the data or the model cannot be had at all.
     """
-    materials = gather(recipe)
+    materials = _gather(recipe, page)
     pipeline.require_torch()
     from whytune.student import models
 
     base = models.find(recipe.model, log=show.say)
     student = models.load(base, recipe.prompt, recipe.train)
     student = models.adapt(student, recipe.train, recipe.seeds[0])
-    found: list[Findings] = []
+    corpora = {material.corpus.name: material.corpus for material in materials.values()}
+    healths = {name: health.examine(corpus) for name, corpus in corpora.items()}
+    sheets: list[Sheet] = []
     asked = grid.cells(recipe, materials)
     for corpus, tasks in dict.fromkeys((cell.corpus, cell.tasks) for cell in asked):
         own = [materials[corpus, task] for task in tasks]
-        *others, last = (_of_task(recipe, material, student) for material in own)
-        found += [*others, _of_students(recipe, own, student, last)]
-    return found
+        made = [_of_task(recipe, material, healths[corpus], student) for material in own]
+        made[-1] = _of_students(recipe, own, student, made[-1])
+        sheets += made
+    if page is not None:
+        quarantine.write(page, {name: corpus.ledger for name, corpus in corpora.items()})
+        show.say(f"page: {check_page.build(page, recipe, sheets)}")
+    return [sheet.findings for sheet in sheets]
+
+
+def _gather(recipe: Recipe, page: Path | None) -> dict[tuple[str, str], Material]:
+    """The material; where it is refused, the rows that could not be read are written first."""
+    try:
+        return gather(recipe)
+    except CorpusError:
+        if page is not None:
+            quarantine.write(page, quarantine.refused(recipe))
+        raise
 
 
 def _of_students(
-    recipe: Recipe, materials: Sequence[Material], student: "Student", findings: Findings
-) -> Findings:
-    """The findings with the masks and loads of those who learn these tasks, one student an arm."""
+    recipe: Recipe, materials: Sequence[Material], student: "Student", sheet: Sheet
+) -> Sheet:
+    """The sheet with the masks and loads of those who learn these tasks, one student an arm."""
     masks: list[Masked] = []
     loads: list[Load] = []
-    faults = list(findings.faults)
+    faults = list(sheet.findings.faults)
     try:
         for arm in recipe.arms:
             bundles = pipeline.encode(student, materials, arm)
@@ -132,58 +93,107 @@ def _of_students(
             loads.append(_load(recipe, arm, about, bundles, student))
     except EncodingError as error:
         faults.append(str(error))
-    return replace(findings, faults=tuple(dict.fromkeys(faults)), masks=tuple(masks),
-                   loads=tuple(loads))  # fmt: skip
+    findings = replace(sheet.findings, faults=tuple(dict.fromkeys(faults)), masks=tuple(masks),
+                       loads=tuple(loads))  # fmt: skip
+    return replace(sheet, findings=findings)
 
 
-def _of_task(recipe: Recipe, material: Material, student: "Student") -> Findings:
+def _of_task(recipe: Recipe, material: Material, found: Health, student: "Student") -> Sheet:
     """What can be said about a task before anyone is taught it."""
-    faults = list(leaks(material))
+    faults = list(remarks.faults(material.corpus.name, found))
+    explanations = _explanations(material)
+    written = {arm: _counts(student.encoder, own) for arm, own in explanations.items()}
     label_ids: dict[str, tuple[int, ...]] = {}
+    counts: tuple[int, ...] = ()
+    tokens: Tokens | None = None
     try:
         label_ids = student.encoder.labels(material.task)
+        counts, cut = _texts(recipe, material, student.encoder)
+        tokens = Tokens(
+            texts=texts.lengths(counts), cut=cut, max_length=recipe.prompt.max_length,
+            context=student.encoder.context,
+            explanations={arm: texts.lengths(own) for arm, own in written.items()},
+        )  # fmt: skip
     except EncodingError as error:
         faults.append(str(error))
-    taught = next(iter(material.lessons.values()))
-    parts = Counter(str(e.split) for e in material.corpus.examples)
-    return Findings(
-        corpus=material.corpus.name, task=material.task.name,
-        parts={split: parts[split] for split in Split if parts[split]},
-        labels={n: sum(x.label == n for x in taught) for n in material.task.label_names},
-        label_ids=label_ids, reference=material.reference, faults=tuple(faults),
-        remarks=tuple(_remarks(recipe, material, taught)),
+    return Sheet(
+        findings=replace(
+            _of_data(recipe, material, found, tokens), label_ids=label_ids, faults=tuple(faults)
+        ),
+        kind=material.task.kind, labels=material.task.label_names,
+        answers=_answers(material), text_tokens=counts,
+        explanation_tokens=written, explanations=explanations,
     )  # fmt: skip
 
 
-def leaks(material: Material) -> Iterator[str]:
-    """Texts that stand both where is taught and where is measured."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for example in material.corpus.examples:
-        text = conversation_text(example.turns, None).casefold()
-        splits[" ".join(text.split())].add("train" if example.split is Split.TRAIN else "held out")
-    both = sum(len(found) == 2 for found in splits.values())
-    if both:
-        yield (
-            f"corpora.{material.corpus.name}: {both} text(s) stand both in the training part and "
-            "in a held-out part, so figures would be too good; give the duplicates one group "
-            "(columns.group) or remove them"
-        )
+def _of_data(
+    recipe: Recipe, material: Material, found: Health, tokens: Tokens | None
+) -> Findings:  # fmt: skip
+    taught = next(iter(material.lessons.values()))
+    lessons = Counter(lesson.label for lesson in taught)
+    measured = Counter(reference.label for reference in material.references.values())
+    parts = Counter(example.split for example in material.corpus.examples)
+    against = conflicts(material)
+    votes = [(a.example_id, a.label) for a in material.annotations if a.label is not None]
+    voted = sum(count > 1 for count in Counter(example_id for example_id, _ in votes).values())
+    disputed = len(texts.conflicts(votes))
+    names = material.task.label_names
+    return Findings(
+        corpus=material.corpus.name, task=material.task.name,
+        parts={split: parts[split] for split in Split if parts[split]},
+        labels={name: lessons[name] for name in names},
+        held_out={name: measured[name] for name in names},
+        conflicts=len(against), voted=voted, disputed=disputed, reference=material.reference, health=found, tokens=tokens,
+        remarks=(
+            *remarks.of_lessons(material, taught, list(left_out(recipe, material))),
+            *remarks.of_texts(found, against, tokens),
+            *remarks.of_votes(voted, disputed),
+        ),
+    )  # fmt: skip
 
 
-def _remarks(recipe: Recipe, material: Material, taught: Sequence[Lesson]) -> Iterator[str]:
-    yield from material.corpus.notes
-    for what, why in left_out(recipe, material):
-        yield f"{what} are taught in no arm: {why}"
-    examples = {lesson.example.id: lesson.example for lesson in taught}
-    texts = Counter(conversation_text(example.turns, None) for example in examples.values())
-    if repeated := sum(count - 1 for count in texts.values()):
-        yield f"{repeated} training examples repeat the text of another"
-    counts = Counter(lesson.label for lesson in taught)
-    for name in material.task.label_names:
-        if counts[name] < RARE * len(taught):
-            yield f"label {name!r} is rare: {counts[name]} of {len(taught)} lessons"
-    top, most = counts.most_common(1)[0]
-    yield f"always answering {top!r} would be right for {most / len(taught):.0%} of the lessons"
+def _explanations(material: Material) -> dict[str, tuple[str, ...]]:
+    """Arm -> its explanations; without the arms that teach none."""
+    found = {
+        arm: tuple(lesson.explanation for lesson in lessons if lesson.explanation is not None)
+        for arm, lessons in material.lessons.items()
+    }
+    return {arm: own for arm, own in found.items() if own}
+
+
+def _texts(
+    recipe: Recipe, material: Material, encoder: "Encoder"
+) -> tuple[tuple[int, ...], int]:  # fmt: skip
+    """Tokens of each text, and how many texts lose their middle; a sample of very many."""
+    looked_at: list[Example] = health.sample(material.corpus.examples, health.MOST)
+    shown = [conversation_text(e.turns, recipe.prompt.context_turns) for e in looked_at]
+    cut = sum(encoder.prompt(example, [material.task]).cut > 0 for example in looked_at)
+    return _counts(encoder, shown), cut
+
+
+def _counts(encoder: "Encoder", written: Sequence[str]) -> tuple[int, ...]:
+    return tuple(len(encoder.text_ids(text)) for text in written)
+
+
+def conflicts(material: Material) -> dict[str, dict[str, int]]:
+    """Texts that several examples share, though their labels differ: text -> label -> examples."""
+    said = {key: verdict.label for key, verdict in material.verdicts.items()}
+    said |= {key: reference.label for key, reference in material.references.items()}
+    labelled = [
+        (normal(conversation_text(example.turns, None)), label)
+        for example in material.corpus.examples
+        if (label := said.get(example.id)) is not None
+    ]
+    return texts.conflicts(labelled)
+
+
+def _answers(material: Material) -> Mapping[str, tuple[tuple[str, float | None], ...]]:
+    taught = next(iter(material.lessons.values()))
+    scores: Sequence[float | None] = material.scores or [None] * len(taught)
+    return {
+        "taught": tuple(zip((lesson.label for lesson in taught), scores, strict=True)),
+        "measured": tuple((r.label, r.score) for r in material.references.values()),
+    }
 
 
 def _masked(arm: str, lessons: Sequence[Lesson], bundle: "Bundle", encoder: "Encoder") -> Masked:

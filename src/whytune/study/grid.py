@@ -1,7 +1,8 @@
 """A recipe as a grid of runs: corpora x tasks x arms x seeds, with baselines beside them.
 
-With joint teaching, the tasks of a corpus share their runs. A run that is there is not made again, a broken one goes on from its last checkpoint, and the
-summary over all of them is computed anew each time, from what the runs wrote.
+With joint teaching, the tasks of a corpus share their runs. A run that is there is not made again,
+a broken one goes on from its last checkpoint, and the summary over all of them is computed anew
+each time, from what the runs wrote. The splits are frozen when the study begins.
 """
 
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from whytune import pipeline, run_folder, store
+from whytune.corpora import manifest
 from whytune.errors import RecipeError
 from whytune.evidence import baselines
 from whytune.material import Material, gather, together
@@ -76,7 +78,7 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     materials = gather(recipe)
     asked = cells(recipe, materials)
     spent = _run(recipe, materials, asked, folder, show)
-    run_folder.claim(folder, recipe)
+    _claim(recipe, materials, folder)
     _write_baselines(recipe, materials, folder, show)
     summary = summarise(recipe, materials, asked, folder)
     runs = [store.read_json(folder / "runs" / cell.id / "run.json") for cell in asked]
@@ -91,6 +93,16 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     }
     store.write_json(folder / "summary.json", summary)
     return {**summary, "report": str(report.build(folder))}
+
+
+def _claim(recipe: Recipe, materials: Materials, folder: Path) -> None:
+    """Make the folder this recipe's own, with its splits frozen; or compare with what is frozen."""
+    run_folder.claim(folder, recipe)
+    corpora = {name: (m.corpus, recipe.corpora[name]) for (name, _), m in materials.items()}
+    if (folder / manifest.NAME).exists():
+        manifest.check(folder, corpora)
+    else:
+        manifest.write(folder, corpora)
 
 
 def _run(
@@ -111,7 +123,7 @@ def _run(
             continue
         show.say(f"{cell.id}: run {number} of {len(asked)}")
         cards = pipeline.run(recipe, cell, *places[cell], show,
-                             begin=lambda: run_folder.claim(folder, recipe))  # fmt: skip
+                             begin=lambda: _claim(recipe, materials, folder))  # fmt: skip
         show.say(f"{cell.id}: {_short(cards)}")
         facts = store.read_json(places[cell][1] / "run.json")
         spent += sum(facts["seconds"].values())

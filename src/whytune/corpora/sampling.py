@@ -1,0 +1,400 @@
+"""Draws a sample out of a stream of any length, in flat memory.
+
+Only those candidates are kept that the hash order can still choose: of a corpus without a split
+the whole groups with the lowest hashes (for test and validation) and the examples with the lowest
+hashes among the rest (for training); of a corpus with a split the examples with the lowest hashes
+in each part. What is kept does not depend on the order of the stream, and `splits.divide` draws
+from it what it would draw from everything.
+
+People may not have settled on some candidates, and rows may contradict each other, so more are
+kept than asked for. Where they still do not suffice, the stream is read once more with more room.
+Rows are compared with each other where they are kept: a contradiction among rows that no sample
+can choose is not looked for.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
+
+import numpy as np
+
+from whytune.corpora.corpus import Item
+from whytune.corpora.identity import order
+from whytune.corpora.ledger import Ledger
+from whytune.corpora.raters import Merge
+from whytune.errors import CorpusError
+from whytune.recipe_data import CorpusSpec
+from whytune.records import Split
+
+_HASH = 8  # bytes of a hash that are kept to count by
+_OPEN = b"\xff" * 33  # above every hash
+_MORE = 8  # times the room of the reading before
+SPARE = 64
+"""Candidates kept beyond a quarter more than asked for."""
+_PARTS = (None, *Split)
+_TORN = "examples share a group with a part that is held out from them and were left out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Everything that `splits.divide` may choose; no two of the same id."""
+
+    items: tuple[Item, ...]
+    ledger: Ledger
+    notes: tuple[str, ...] = ()
+
+
+def candidates(
+    name: str,
+    spec: CorpusSpec,
+    read: Callable[["Sieve"], Iterator[Item]],
+    merge: Callable[[Ledger], Merge],
+    *,
+    repeats: str,
+    drop_torn: bool,
+) -> Candidates:
+    """What a sample can be drawn from.
+
+    Args:
+        name: the corpus, for messages.
+        spec: the numbers asked for; with neither train nor test, everything is kept.
+        read: reads the corpus from its beginning: asks the sieve's `passes` about every example,
+            yields those that pass, and fills the sieve's ledger.
+        merge: makes items of one id one, quarantining in the given ledger.
+        repeats: what to call examples that repeat another, behind their number.
+        drop_torn: leave out training examples whose group is held out too (of a release that
+            nobody can correct); otherwise that is an error.
+
+    Raises:
+        CorpusError: splits on some examples only, groups on both sides of a split, or whatever
+            the reader raises.
+    """
+    room = 1
+    while True:
+        sieve = Sieve(spec, room)
+        for item in read(sieve):
+            sieve.keep(item)
+        sieve.check(name)
+        kept = _Kept(sieve, merge(sieve.ledger), name, drop_torn)
+        if kept.suffices(spec):
+            break
+        room *= _MORE
+    sieve.ledger.counts[repeats] += sieve.repeats()
+    sieve.ledger.counts = +sieve.ledger.counts  # without zeros
+    return Candidates(items=kept.items(spec), ledger=sieve.ledger)
+
+
+class Sieve:
+    """Keeps what can still be chosen while a corpus streams by."""
+
+    def __init__(self, spec: CorpusSpec, room: int):
+        self.ledger = Ledger()
+        self.seed = spec.seed
+        self.drawn = _drawn(spec, room)
+        self.native = {split: _native(spec, split, room) for split in Split}
+        self.parts: list[tuple[Split | None, _Part]] = [(None, self.drawn), *self.native.items()]
+        self._seen: dict[Split | None, bytearray] = defaultdict(bytearray)
+        self._groups = {split: bytearray() for split in Split}
+        self._last = (b"", b"")
+
+    def passes(self, id: str, group: str, split: Split | None, rater: str = "") -> bool:
+        """Whether an example can still be chosen; asked once for each, before it is kept."""
+        by_id, by_group = self._last = order(id, self.seed), order(group, self.seed)
+        seen = order(f"{rater}\0{id}", self.seed) if rater else by_id
+        self._seen[split] += seen[:_HASH]
+        if split is None:
+            return self.drawn.takes(by_id, by_group)
+        self._groups[split] += by_group[:_HASH]
+        return self.native[split].takes(by_id, by_group)
+
+    def keep(self, item: Item) -> None:
+        """Keep the example that passed last."""
+        split = item.example.split
+        part = self.drawn if split is None else self.native[split]
+        part.add(item, *self._last)
+
+    def repeats(self) -> int:
+        """Examples that repeat another's id (and rater, where one was named) in one part."""
+        parts = [np.frombuffer(bytes(seen), dtype=np.uint64) for seen in self._seen.values()]
+        return sum(len(seen) - len(np.unique(seen)) for seen in parts)
+
+    def check(self, name: str) -> None:
+        """Whether all examples have a split, or none.
+
+        Raises:
+            CorpusError: some have.
+        """
+        unsplit = len(self._seen[None]) // _HASH
+        total = sum(map(len, self._seen.values())) // _HASH
+        if 0 < unsplit < total:
+            raise CorpusError(
+                f"corpora.{name}: found {unsplit} of {total} examples without a split, expected "
+                "all or none; fill in the split column, or leave it out"
+            )
+
+    def torn(self) -> dict[Split, set[bytes]]:
+        """Part -> beginnings of the hashes of its groups that are held out from it."""
+        train, validation, test = (
+            np.unique(np.frombuffer(bytes(self._groups[split]), dtype=np.uint64)) for split in Split
+        )
+        held_out = {Split.TRAIN: np.union1d(validation, test), Split.VALIDATION: test}
+        own = {Split.TRAIN: train, Split.VALIDATION: validation}
+        return {
+            split: {group.tobytes() for group in np.intersect1d(own[split], held_out[split])}
+            for split in own
+        }
+
+    def torn_examples(self, torn: dict[Split, set[bytes]]) -> int:
+        """How many examples stand in these groups."""
+        return sum(
+            int(np.isin(
+                np.frombuffer(bytes(self._groups[split]), dtype=np.uint64),
+                np.frombuffer(b"".join(groups), dtype=np.uint64),
+            ).sum()) for split, groups in torn.items()
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Lowest:
+    """The examples with the lowest hashes of their ids."""
+
+    room: int | None
+    """How many; None: all."""
+    items: dict[str, list[Item]] = field(default_factory=dict)
+    """Id -> what is said under it."""
+    left_out: bool = False
+    """Whether there were more."""
+    _heap: list[tuple[int, str]] = field(default_factory=list)
+    cut: bytes = _OPEN
+    """The highest hash that is still kept."""
+
+    def add(self, items: list[Item], by_id: bytes) -> None:
+        key = items[0].example.id
+        if key in self.items:
+            self.items[key] += items
+        elif by_id <= self.cut:
+            self.items[key] = items
+            self._shrink(key, by_id)
+        else:
+            self.left_out = True
+
+    def _shrink(self, key: str, by_id: bytes) -> None:
+        if self.room is None:
+            return
+        heapq.heappush(self._heap, (-int.from_bytes(by_id), key))
+        if len(self._heap) > self.room:
+            del self.items[heapq.heappop(self._heap)[1]]
+            self.left_out = True
+        if len(self._heap) == self.room:
+            self.cut = (-self._heap[0][0]).to_bytes(32)
+
+
+@dataclass(slots=True)
+class _LowestGroups:
+    """The groups with the lowest hashes, whole, as few as hold so many examples."""
+
+    room: int
+    members: dict[str, dict[str, list[Item]]] = field(default_factory=dict)
+    """Group -> id -> what is said under it."""
+    left_out: bool = False
+    _heap: list[tuple[int, str]] = field(default_factory=list)
+    _count: int = 0
+    cut: bytes = _OPEN
+    """The highest hash that is still kept."""
+
+    def add(self, item: Item, by_group: bytes) -> list[list[Item]]:
+        """Keep it; gives back what there is no longer room for, the items of each id together."""
+        key, group = item.example.id, item.example.group
+        own = self.members.get(group)
+        if own is None:
+            own = self.members[group] = {}
+            heapq.heappush(self._heap, (-int.from_bytes(by_group), group))
+        if key in own:
+            own[key].append(item)
+            return []
+        own[key] = [item]
+        self._count += 1
+        return self._shrink()
+
+    def _shrink(self) -> list[list[Item]]:
+        out: list[list[Item]] = []
+        while self._count - len(self.members[self._heap[0][1]]) >= self.room:
+            gone = self.members.pop(heapq.heappop(self._heap)[1])
+            self._count -= len(gone)
+            self.left_out = True
+            out += gone.values()
+        if self._count >= self.room:
+            self.cut = (-self._heap[0][0]).to_bytes(32)
+        return out
+
+
+@dataclass(slots=True)
+class _Part:
+    """Candidates of one part: whole groups first, examples out of the rest."""
+
+    groups: _LowestGroups | None
+    """None: nothing is taken out of it by group."""
+    rest: _Lowest
+    seed: int
+
+    def takes(self, by_id: bytes, by_group: bytes) -> bool:
+        if by_id <= self.rest.cut or (self.groups is not None and by_group <= self.groups.cut):
+            return True
+        self.rest.left_out = True
+        if self.groups is not None:
+            self.groups.left_out = True
+        return False
+
+    def add(self, item: Item, by_id: bytes, by_group: bytes) -> None:
+        if self.groups is None:
+            self.rest.add([item], by_id)
+        elif by_group > self.groups.cut:
+            self.groups.left_out = True
+            self.rest.add([item], by_id)
+        else:
+            for items in self.groups.add(item, by_group):
+                self.rest.add(items, order(items[0].example.id, self.seed))
+
+    def by_id(self) -> Iterator[tuple[str, list[Item]]]:
+        grouped = self.groups.members.values() if self.groups is not None else ()
+        return chain(*(own.items() for own in grouped), self.rest.items.items())
+
+
+def _room(wanted: int | None, times: int) -> int | None:
+    """Room for a quarter more than wanted, and a few, times so many."""
+    return None if wanted is None else (wanted + max(SPARE, wanted // 4, 1)) * times
+
+
+def _drawn(spec: CorpusSpec, times: int) -> _Part:
+    """Of a corpus without a split; a share of its groups can only be taken of all of them."""
+    if spec.train is None or spec.test is None or spec.stratify:
+        return _Part(groups=None, rest=_Lowest(room=None), seed=spec.seed)
+    held_out = _room(spec.test + spec.validation, times)
+    assert held_out is not None
+    return _Part(
+        groups=_LowestGroups(room=held_out), rest=_Lowest(room=_room(spec.train, times)),
+        seed=spec.seed,
+    )  # fmt: skip
+
+
+def _native(spec: CorpusSpec, split: Split, times: int) -> _Part:
+    wanted = {Split.TRAIN: spec.train, Split.VALIDATION: spec.validation or None}
+    room = _room(wanted.get(split, spec.test), times)
+    groups = None
+    if split is Split.TRAIN and room is not None and spec.validation:
+        # Where there is no validation part, it is taken out of the training part by group.
+        held_out = _room(spec.validation, times)
+        assert held_out is not None
+        groups = _LowestGroups(room=held_out)
+    return _Part(groups=groups, rest=_Lowest(room=room), seed=spec.seed)
+
+
+class _Kept:
+    """What the sieve kept, items of one id made one."""
+
+    def __init__(self, sieve: Sieve, merge: Merge, name: str, drop_torn: bool):
+        self._sieve = sieve
+        self._one: dict[tuple[Split | None, str], Item] = {}
+        for split, part in sieve.parts:
+            by_id: dict[str, list[Item]] = defaultdict(list)
+            for key, items in part.by_id():
+                by_id[key] += items
+            for key, items in by_id.items():
+                merged = merge(items)
+                if merged is not None:
+                    self._one[split, key] = merged
+        self._settle_torn(name, drop_torn)
+
+    def _settle_torn(self, name: str, drop: bool) -> None:
+        torn = self._sieve.torn()
+        if drop:
+            self._sieve.ledger.counts[_TORN] += self._sieve.torn_examples(torn)
+            self._drop(torn)
+            return
+        self._refuse_twice(name)
+        if any(torn.values()):
+            self._refuse(torn, name)
+
+    def _refuse_twice(self, name: str) -> None:
+        first: dict[str, Item] = {}
+        for item in sorted(self._one.values(), key=lambda i: (i.line or 0, i.example.id)):
+            before = first.setdefault(item.example.id, item)
+            if before is not item:
+                raise CorpusError(
+                    f"corpora.{name}: id {item.example.id} in line {item.line} has another split "
+                    f"than in line {before.line}; expected the same; correct one of them"
+                )
+
+    def _drop(self, torn: dict[Split, set[bytes]]) -> None:
+        held_out: set[str] = set()
+        # From the test part down, so that content in two parts stays in the one held out from more.
+        for split, key in sorted(self._one, key=lambda k: -_PARTS.index(k[0])):
+            item = self._one[split, key]
+            if key in held_out or (split and self._beginning(item) in torn.get(split, ())):
+                del self._one[split, key]
+            held_out.add(key)
+
+    def _refuse(self, torn: dict[Split, set[bytes]], name: str) -> None:
+        both = set[bytes]().union(*torn.values())
+        known = {i.example.group for i in self._one.values() if self._beginning(i) in both}
+        shown = ", ".join(repr(group[:60]) for group in sorted(known)[:3])
+        dots = ("…" if not shown else ", …") if len(both) > len(known) or len(known) > 3 else ""
+        raise CorpusError(
+            f"corpora.{name}: found {len(both)} groups on both sides of a split ({shown}{dots}), "
+            "expected none; correct the corpus's own split or its groups, or leave its split out"
+        )
+
+    def _beginning(self, item: Item) -> bytes:
+        return order(item.example.group, self._sieve.seed)[:_HASH]
+
+    def suffices(self, spec: CorpusSpec) -> bool:
+        """Whether nothing that was not kept could be wanted."""
+        held_out = (spec.test or 0, spec.validation)
+        native = self._sieve.native
+        return (
+            self._groups_suffice(None, self._sieve.drawn, held_out)
+            and self._rest_suffices(None, self._sieve.drawn, spec.train)
+            and self._groups_suffice(Split.TRAIN, native[Split.TRAIN], (0, spec.validation))
+            and self._rest_suffices(Split.TRAIN, native[Split.TRAIN], spec.train)
+            and self._rest_suffices(
+                Split.VALIDATION, native[Split.VALIDATION], spec.validation or None
+            )
+            and self._rest_suffices(Split.TEST, native[Split.TEST], spec.test)
+        )
+
+    def _usable(self, split: Split | None, key: str, settled: bool) -> bool:
+        item = self._one.get((split, key))
+        return item is not None and (item.settled or not settled)
+
+    def _rest_suffices(self, split: Split | None, part: _Part, wanted: int | None) -> bool:
+        if not part.rest.left_out or wanted is None:
+            return True
+        usable = (self._usable(split, key, split is Split.TEST) for key in part.rest.items)
+        return sum(usable) >= wanted
+
+    def _groups_suffice(self, split: Split | None, part: _Part, wanted: tuple[int, int]) -> bool:
+        """Whether whole groups hold so many settled examples, and further ones so many."""
+        if part.groups is None or not part.groups.left_out:
+            return True
+        members = part.groups.members
+        groups = iter(sorted(members, key=lambda group: order(group, part.seed)))
+        for number, settled in zip(wanted, (True, False), strict=True):
+            sizes = (
+                sum(self._usable(split, key, settled) for key in members[group]) for group in groups
+            )
+            if number and not any(reached >= number for reached in accumulate(sizes)):
+                return False
+        return True
+
+    def items(self, spec: CorpusSpec) -> tuple[Item, ...]:
+        """The candidates; of a test part that was not kept whole, only as far as is wanted."""
+        if not self._sieve.native[Split.TEST].rest.left_out or spec.test is None:
+            return tuple(self._one.values())
+        test = [item for (split, _), item in self._one.items() if split is Split.TEST]
+        test.sort(key=lambda item: order(item.example.id, spec.seed))
+        reached = list(accumulate(int(item.settled) for item in test))
+        wanted = reached.index(spec.test) + 1
+        others = [item for (split, _), item in self._one.items() if split is not Split.TEST]
+        return (*others, *test[:wanted])

@@ -1,0 +1,1 @@
+"""Readers of upstream releases in their own formats, one module each."""

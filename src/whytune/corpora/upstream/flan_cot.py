@@ -1,0 +1,91 @@
+"""Chain-of-thought tables of the FLAN collection (Longpre et al., 2023): why an answer is right.
+
+Reads `TABLE_train.tsv`, one `question TAB answer TAB reasoning` a line, newlines inside written as
+`\\n`. Tables whose answers are the same few for every question are classification tasks; those
+with open answers are refused. There is no test part, so the split is drawn.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from whytune.corpora.corpus import About, Item
+from whytune.corpora.identity import normal
+from whytune.corpora.ledger import Ledger
+from whytune.corpora.upstream import labelled
+from whytune.errors import CorpusError
+from whytune.recipe_data import CorpusSpec
+from whytune.records import Task, Turn
+
+_TASKS = {"creak": "yes_no", "sensemaking": "against_common_sense", "strategyqa": "yes_no"}
+_OPEN = ("aqua", "ecqa", "gsm8k", "qasc")
+ABOUT = About(
+    title="FLAN's chain-of-thought data",
+    format="TSV without a header, one file a table: question, answer, reasoning",
+    size="creak 6,915; sensemaking (ComVE) 6,070; strategyqa 2,061 questions",
+    licence="Apache-2.0 (code); each table has its source's own terms",
+    get="https://github.com/google-research/FLAN/tree/main/flan/v2/cot_data",
+    citation=(
+        "Longpre, Hou, Vu, Webson, Chung, Tay, Zhou, Le, Zoph, Wei, Roberts: The Flan Collection: "
+        "Designing Data and Methods for Effective Instruction Tuning, ICML 2023, "
+        "https://arxiv.org/abs/2301.13688"
+    ),
+    tasks=("yes_no", "against_common_sense"),
+    parts=("creak", "sensemaking", "strategyqa"),
+)
+
+
+def read(
+    name: str, path: Path, tasks: Sequence[Task], spec: CorpusSpec, ledger: Ledger
+) -> Iterator[Item]:
+    """Every question of one table as an example, its answer and reasoning as a reply.
+
+    Raises:
+        CorpusError: the table's file is not there, its answers are open, or the task is another
+            table's.
+    """
+    spec = _with_table(name, path, spec)
+    table = labelled.check(name, ABOUT, tasks, spec)
+    assert table is not None
+    labelled.check_tasks(name, f"{ABOUT.title} ({table})", tasks, [_TASKS[table]])
+    labelled.check_labels(name, tasks)
+    found = labelled.found(path, [f"{table}_train.tsv"], f"{ABOUT.title} ({table})")
+    for file, place in found.items():
+        yield from _items(place, file, table, tasks, ledger)
+
+
+def _with_table(name: str, path: Path, spec: CorpusSpec) -> CorpusSpec:
+    """A file that is named alone says by itself which table is meant."""
+    stem, _, rest = path.name.removesuffix(".gz").rpartition("_")
+    if spec.part is None and rest == "train.tsv" and stem in (*ABOUT.parts, *_OPEN):
+        spec = spec.model_copy(update={"part": stem})
+    if spec.part in _OPEN:
+        raise CorpusError(
+            f"corpora.{name}.part: found {spec.part!r}, whose answers differ from question to "
+            f"question, so that there are no labels to classify into; expected one of "
+            f"{', '.join(ABOUT.parts)}"
+        )
+    return spec
+
+
+def _items(
+    path: Path, file: str, table: str, tasks: Sequence[Task], ledger: Ledger
+) -> Iterator[Item]:
+    def item(line: str) -> Iterator[Item]:
+        cells = line.split("\t")
+        if len(cells) != 3:
+            raise ValueError(f"found {len(cells)} cells, expected question, answer and reasoning")
+        question, answer, reasoning = (cell.replace("\\n", "\n").strip() for cell in cells)
+        labelled.one_of(answer, tasks[0].label_names)
+        yield labelled.labelled(
+            "flan_cot", (Turn(role="text", text=question),), answer, tasks,
+            source=table, group=_group(question, table), split=None, whys=[reasoning or None],
+        )  # fmt: skip
+
+    yield from labelled.items(labelled.text_rows(path, file, ledger), item, ledger)
+
+
+def _group(question: str, table: str) -> str:
+    """What is asked about: the same claim comes in several wordings of the question."""
+    quoted = re.search('"(.*)"', question, re.DOTALL) if table != "strategyqa" else None
+    return normal(quoted[1] if quoted else question)
