@@ -1,5 +1,6 @@
 """From files to lessons: one a verdict or one a rater, by arm and by conversation."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from whytune import recipe_file
+from whytune.errors import TeachingError
 from whytune.material import Material, conversations, gather, left_out, together
 from whytune.recipe import Recipe
 from whytune.records import Outcome, Split
@@ -146,3 +148,40 @@ def test_baselines_are_fitted_on_what_is_taught(raters: list[Material], recipe: 
         assert len(answers) == len(material.part(Split.TEST))
     (prior, *_) = grid.without_model(recipe, material, "prior")
     assert prior.expected == pytest.approx(sum(material.scores) / len(material.scores))
+
+
+def test_a_corpus_that_nobody_has_answered_about_is_taken_in_when_asked(tmp_path: Path) -> None:
+    rows = [
+        json.dumps({
+            "chosen": f"\n\nHuman: Hello {i}\n\nAssistant: Good day.",
+            "rejected": f"\n\nHuman: Hello {i}\n\nAssistant: No.",
+        })
+        for i in range(6)
+    ]  # fmt: skip
+    (tmp_path / "test.jsonl").write_text("\n".join(rows) + "\n")
+    recipe = Recipe.model_validate({
+        "name": "dialogues", "model": "nowhere", "tasks": ["naturalness"],
+        "corpora": {"hh_rlhf": {"path": str(tmp_path)}}, "arms": {"label": {}},
+    })  # fmt: skip
+    with pytest.raises(TeachingError, match="no annotations"):
+        gather(recipe)
+    (material,) = gather(recipe, untaught=True).values()
+    assert material.lessons == {"label": ()}
+    assert (material.references, material.reference) == ({}, "none")
+    assert len(material.corpus.examples) == 6
+
+
+def test_a_golden_set_is_taken_in_when_asked(tmp_path: Path) -> None:
+    recipe = recipe_file.parse(TABLE, place="r.yaml")
+    held_out = [line.replace(",train", ",test") for line in ROWS.splitlines()]
+    (tmp_path / "data.csv").write_text("\n".join(held_out) + "\n")
+    spec = recipe.corpora["mine"].model_copy(
+        update={"path": str(tmp_path / "data.csv"), "train": 0}
+    )
+    golden = recipe.model_copy(update={"corpora": {"mine": spec}})
+    with pytest.raises(TeachingError, match="no example can be taught"):
+        gather(golden)
+    (material,) = gather(golden, untaught=True).values()
+    assert material.lessons == {"why": (), "label": ()}
+    assert material.reference == "gold"
+    assert {r.label for r in material.references.values()} == {"sad", "glad"}

@@ -42,7 +42,7 @@ class Material:
     references: Mapping[str, Reference]
     """Validation or test example id -> what an answer is measured against."""
     reference: str
-    """`gold` (people, on test examples that have it) or `verdict` (the teachers)."""
+    """`gold` (people, on test examples that have it), `verdict` (the teachers), or `none`."""
 
     def part(self, split: Split) -> tuple[Example, ...]:
         """The examples of a split that can be measured."""
@@ -93,8 +93,13 @@ def left_out(recipe: Recipe, material: Material) -> Iterator[tuple[str, str]]:
         yield f"{count} {'replies about ' if of_raters else ''}training examples", reason
 
 
-def gather(recipe: Recipe) -> dict[tuple[str, str], Material]:
+def gather(recipe: Recipe, *, untaught: bool = False) -> dict[tuple[str, str], Material]:
     """Read the corpora, read and merge the replies, and make every arm's lessons.
+
+    Args:
+        recipe: which corpora, tasks and arms.
+        untaught: take in corpora that teach nothing, too: those without a training part, and those
+            about which nobody has answered yet. Their lessons are empty.
 
     Returns:
         (corpus, task) -> material, in the recipe's order.
@@ -107,14 +112,20 @@ def gather(recipe: Recipe) -> dict[tuple[str, str], Material]:
         tasks = [t for t in recipe.resolved_tasks() if spec.task in (None, t.name)]
         corpus = corpora.load(name, spec, recipe.resolved_tasks(), recipe.corpora)
         for task in tasks:
-            found[name, task.name] = _material(recipe, corpus, task, spec.seed)
+            found[name, task.name] = _material(recipe, corpus, task, spec.seed, untaught)
     return found
 
 
-def _material(recipe: Recipe, corpus: Corpus, task: Task, seed: int) -> Material:
+def _material(
+    recipe: Recipe, corpus: Corpus, task: Task, seed: int, untaught: bool
+) -> Material:  # fmt: skip
     annotations = replies.read_all([r for r in corpus.replies if r.task == task.name], [task])
-    verdicts = {v.example_id: v for v in merge.merge(annotations, task, seed)}
     training = [e for e in corpus.examples if e.split is Split.TRAIN]
+    if untaught and not annotations:
+        return _untaught(recipe, corpus, task, {}, annotations)
+    verdicts = {v.example_id: v for v in merge.merge(annotations, task, seed)}
+    if untaught and not training:
+        return _untaught(recipe, corpus, task, verdicts, annotations)
     said = (
         list(verdicts.values()) if recipe.lessons == "verdict" else merge.apart(annotations, task)
     )
@@ -124,6 +135,18 @@ def _material(recipe: Recipe, corpus: Corpus, task: Task, seed: int) -> Material
         corpus=corpus, task=task, annotations=tuple(annotations), verdicts=verdicts,
         lessons=taught.by_arm, scores=_scores(taught, task), dropped=taught.dropped,
         references=references, reference=kind,
+    )  # fmt: skip
+
+
+def _untaught(
+    recipe: Recipe, corpus: Corpus, task: Task, verdicts: Mapping[str, Verdict],
+    annotations: Sequence[Annotation],
+) -> Material:  # fmt: skip
+    references, kind = _references(corpus.examples, verdicts, task) if annotations else ({}, "none")
+    return Material(
+        corpus=corpus, task=task, annotations=tuple(annotations), verdicts=verdicts,
+        lessons={arm: () for arm in recipe.arms}, dropped={},
+        scores=None if task.kind is Kind.NOMINAL else (), references=references, reference=kind,
     )  # fmt: skip
 
 

@@ -57,7 +57,8 @@ def check(recipe: Recipe, show: Progress, page: Path | None = None) -> list[Find
     for corpus, tasks in dict.fromkeys((cell.corpus, cell.tasks) for cell in asked):
         own = [materials[corpus, task] for task in tasks]
         made = [_of_task(recipe, material, healths[corpus], student) for material in own]
-        made[-1] = _of_students(recipe, own, student, made[-1])
+        if all(material.lessons[arm] for material in own for arm in recipe.arms):
+            made[-1] = _of_students(recipe, own, student, made[-1])
         sheets += made
     if page is not None:
         quarantine.write(page, {name: corpus.ledger for name, corpus in corpora.items()})
@@ -68,7 +69,7 @@ def check(recipe: Recipe, show: Progress, page: Path | None = None) -> list[Find
 def _gather(recipe: Recipe, page: Path | None) -> dict[tuple[str, str], Material]:
     """The material; where it is refused, the rows that could not be read are written first."""
     try:
-        return gather(recipe)
+        return gather(recipe, untaught=True)
     except CorpusError:
         if page is not None:
             quarantine.write(page, quarantine.refused(recipe))

@@ -31,6 +31,12 @@ def of_lessons(
 ) -> Iterator[str]:
     """About what is taught: what is left out, what repeats, and how the labels are spread."""
     yield from material.corpus.notes
+    if not taught:
+        yield (
+            "nothing to teach from: " + ("only to measure on" if material.annotations else
+            f"nobody has answered {material.task.name} about it yet")
+        )  # fmt: skip
+        return
     for what, why in left_out:
         yield f"{what} are taught in no arm: {why}"
     examples = {lesson.example.id: lesson.example for lesson in taught}
