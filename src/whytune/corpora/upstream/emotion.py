@@ -12,7 +12,7 @@ from pathlib import Path
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task, Turn
 
@@ -39,10 +39,10 @@ def read(
     Raises:
         CorpusError: none of the files is there, or something is asked that they do not hold.
     """
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_labels(name, tasks)
-    found = labelled.found(path, list(_SPLITS), ABOUT.title)
-    splits = labelled.native_splits(found, _SPLITS, ledger)
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_labels(name, tasks)
+    found = reading.found(path, list(_SPLITS), ABOUT.title)
+    splits = reading.native_splits(found, _SPLITS, ledger)
     for file, split in splits.items():
         yield from _items(found[file], file, split, tasks, ledger)
 
@@ -55,11 +55,11 @@ def _items(
         text, semicolon, label = line.rpartition(";")
         if not semicolon:
             raise ValueError("found no semicolon, expected `text;label`")
-        labelled.one_of(label, tasks[0].label_names)
+        reading.one_of(label, tasks[0].label_names)
         # The text alone, so that no text stands on both sides of a split.
         yield labelled.labelled(
             "emotion", (Turn(role="text", text=text),), label, tasks,
             source="emotion", group=normal(text), split=split,
         )  # fmt: skip
 
-    yield from labelled.items(labelled.text_rows(path, file, ledger), item, ledger)
+    yield from reading.items(reading.text_rows(path, file, ledger), item, ledger)

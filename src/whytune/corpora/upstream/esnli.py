@@ -21,7 +21,7 @@ from whytune.corpora import files
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task, Turn
@@ -70,16 +70,16 @@ def read(
         CorpusError: files that are not there or not aligned, or something is asked that they do
             not hold.
     """
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_labels(name, tasks)
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_labels(name, tasks)
     # The layouts hold the same pairs, so one of them is read.
-    found = labelled.found(path, [*_SPLITS, *_CSV], ABOUT.title)
+    found = reading.found(path, [*_SPLITS, *_CSV], ABOUT.title)
     aligned = {file: place for file, place in found.items() if not _is_csv(file)}
     layout, known = (aligned, _SPLITS) if aligned else (found, _CSV)
-    splits = labelled.native_splits(layout, known, ledger)
+    splits = reading.native_splits(layout, known, ledger)
     for file, split in splits.items():
         rows = (_csv_rows if layout is found else _aligned_rows)(layout[file], file, ledger)
-        yield from labelled.items(
+        yield from reading.items(
             rows, partial(_items, split=split, tasks=tasks, ledger=ledger), ledger
         )
 
@@ -90,7 +90,7 @@ def _is_csv(file: str) -> bool:
 
 def _items(pair: _Pair, split: Split, tasks: Sequence[Task], ledger: Ledger) -> Iterator[Item]:
     premise, hypothesis = (text.strip() for text in (pair.premise, pair.hypothesis))
-    label = labelled.one_of(pair.label.strip(), tasks[0].label_names)
+    label = reading.one_of(pair.label.strip(), tasks[0].label_names)
     given = [why.strip() for why in pair.whys]
     whys = zip(labelled.raters(len(given)), given, strict=True)
     told: dict[str, str | None] = {rater: why for rater, why in whys if why}
@@ -107,8 +107,8 @@ def _items(pair: _Pair, split: Split, tasks: Sequence[Task], ledger: Ledger) -> 
     )  # fmt: skip
 
 
-def _csv_rows(path: Path, file: str, ledger: Ledger) -> Iterator[labelled.Row[_Pair]]:
-    for row in labelled.table_rows(path, file, ledger, ",", _COLUMNS):
+def _csv_rows(path: Path, file: str, ledger: Ledger) -> Iterator[reading.Row[_Pair]]:
+    for row in reading.table_rows(path, file, ledger, ",", _COLUMNS):
         cells = row.value
         pair = _Pair(
             premise=cells["Sentence1"],
@@ -116,10 +116,10 @@ def _csv_rows(path: Path, file: str, ledger: Ledger) -> Iterator[labelled.Row[_P
             label=cells["gold_label"],
             whys=[cells[c] for c in _EXPLANATIONS if c in cells],
         )
-        yield labelled.Row(file=row.file, line=row.line, value=pair, text=row.text)
+        yield reading.Row(file=row.file, line=row.line, value=pair, text=row.text)
 
 
-def _aligned_rows(path: Path, file: str, ledger: Ledger) -> Iterator[labelled.Row[_Pair]]:
+def _aligned_rows(path: Path, file: str, ledger: Ledger) -> Iterator[reading.Row[_Pair]]:
     columns = _columns(path)
     streams = [files.lines(column, ledger) for column in columns]
     for number, cells in _by_number(streams, columns):
@@ -130,7 +130,7 @@ def _aligned_rows(path: Path, file: str, ledger: Ledger) -> Iterator[labelled.Ro
         ledger.rows += 1
         premise, hypothesis, label, *whys = texts
         pair = _Pair(premise=premise, hypothesis=hypothesis, label=label, whys=whys)
-        yield labelled.Row(file=file, line=number, value=pair, text=" | ".join(texts))
+        yield reading.Row(file=file, line=number, value=pair, text=" | ".join(texts))
 
 
 def _columns(labels: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
@@ -45,11 +45,11 @@ def read(
             table's.
     """
     spec = _with_table(name, path, spec)
-    table = labelled.check(name, ABOUT, tasks, spec)
+    table = asked.check(name, ABOUT, tasks, spec)
     assert table is not None
-    labelled.check_tasks(name, f"{ABOUT.title} ({table})", tasks, [_TASKS[table]])
-    labelled.check_labels(name, tasks)
-    found = labelled.found(path, [f"{table}_train.tsv"], f"{ABOUT.title} ({table})")
+    asked.check_tasks(name, f"{ABOUT.title} ({table})", tasks, [_TASKS[table]])
+    asked.check_labels(name, tasks)
+    found = reading.found(path, [f"{table}_train.tsv"], f"{ABOUT.title} ({table})")
     for file, place in found.items():
         yield from _items(place, file, table, tasks, ledger)
 
@@ -76,13 +76,13 @@ def _items(
         if len(cells) != 3:
             raise ValueError(f"found {len(cells)} cells, expected question, answer and reasoning")
         question, answer, reasoning = (cell.replace("\\n", "\n").strip() for cell in cells)
-        labelled.one_of(answer, tasks[0].label_names)
+        reading.one_of(answer, tasks[0].label_names)
         yield labelled.labelled(
             "flan_cot", (Turn(role="text", text=question),), answer, tasks,
             source=table, group=_group(question, table), split=None, whys=[reasoning or None],
         )  # fmt: skip
 
-    yield from labelled.items(labelled.text_rows(path, file, ledger), item, ledger)
+    yield from reading.items(reading.text_rows(path, file, ledger), item, ledger)
 
 
 def _group(question: str, table: str) -> str:

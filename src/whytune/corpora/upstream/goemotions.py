@@ -13,7 +13,7 @@ from whytune.corpora import files
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task, Turn
@@ -50,11 +50,11 @@ def read(
             f"corpora.{name}.part: found {spec.part!r}, but a student answers one label an "
             "example, so comments with several cannot be taught or measured; expected single"
         )
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_labels(name, tasks)
-    found = labelled.found(path, list(_SPLITS), ABOUT.title)
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_labels(name, tasks)
+    found = reading.found(path, list(_SPLITS), ABOUT.title)
     names = _names(path if path.is_dir() else path.parent, tasks[0], ledger)
-    splits = labelled.native_splits(found, _SPLITS, ledger)
+    splits = reading.native_splits(found, _SPLITS, ledger)
     for file, split in splits.items():
         yield from _items(found[file], file, split, tasks, names, ledger)
 
@@ -95,7 +95,7 @@ def _items(
             source="goemotions", group=normal(text), split=split,
         )  # fmt: skip
 
-    yield from labelled.items(labelled.text_rows(path, file, ledger), item, ledger)
+    yield from reading.items(reading.text_rows(path, file, ledger), item, ledger)
 
 
 def _label(number: str, names: Sequence[str]) -> str:

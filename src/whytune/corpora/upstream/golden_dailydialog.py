@@ -14,7 +14,7 @@ from pathlib import Path
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
@@ -44,8 +44,8 @@ def read(
     Raises:
         CorpusError: a file is not there, or something is asked that they do not hold.
     """
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_ordinal(name, tasks)
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_ordinal(name, tasks)
     coherence, fluency = (_file(path, file) for file in (_COHERENCE, _FLUENCY))
     fluent = _fluency(fluency, ledger)
 
@@ -61,8 +61,8 @@ def read(
             ratings, tasks, source="dailydialog", group=normal(context),
         )  # fmt: skip
 
-    rows = labelled.csv_rows(coherence, coherence.name, ledger, ",")
-    yield from labelled.items(rows, item, ledger)
+    rows = reading.csv_rows(coherence, coherence.name, ledger, ",")
+    yield from reading.items(rows, item, ledger)
 
 
 def _file(path: Path, file: str) -> Path:
@@ -72,14 +72,14 @@ def _file(path: Path, file: str) -> Path:
             f"{path}: found a file, expected the folder with {_COHERENCE} and {_FLUENCY}; set "
             "`path` to it"
         )
-    (place,) = labelled.found(path, [file], ABOUT.title).values()
+    (place,) = reading.found(path, [file], ABOUT.title).values()
     return place
 
 
 def _fluency(path: Path, ledger: Ledger) -> dict[str, labelled.Ratings]:
     """Letters of a response -> its ratings."""
     fluent = {}
-    for row in labelled.csv_rows(path, path.name, ledger, ","):
+    for row in reading.csv_rows(path, path.name, ledger, ","):
         try:
             _check_length(row.value, 2)
             fluent[_letters(row.value[1])] = _ratings(row.value[2:])
@@ -95,7 +95,7 @@ def _check_length(cells: Sequence[str], texts: int) -> None:
 
 def _ratings(cells: Sequence[str]) -> labelled.Ratings:
     return labelled.Ratings(
-        scores=[labelled.number_of(cell, _SCALE) for cell in cells],
+        scores=[reading.number_of(cell, _SCALE) for cell in cells],
         teachers=labelled.raters(_RATERS),
         scale=_SCALE,
     )

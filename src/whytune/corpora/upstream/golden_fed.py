@@ -15,7 +15,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -47,14 +47,14 @@ def read(
         CorpusError: the file is not there or no JSON list, or something is asked that it does not
             hold.
     """
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_ordinal(name, tasks)
-    for file, place in labelled.found(path, ["fed_data.json"], ABOUT.title).items():
-        values = labelled.json_file(place, file, ledger)
-        rows = list(labelled.object_rows(values, file, ledger))
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_ordinal(name, tasks)
+    for file, place in reading.found(path, ["fed_data.json"], ABOUT.title).items():
+        values = reading.json_file(place, file, ledger)
+        rows = list(reading.object_rows(values, file, ledger))
         wholes = [text for row in rows if (text := _whole(row.value)) is not None]
         reader = partial(_items, wholes=wholes, tasks=tasks, ledger=ledger)
-        yield from labelled.items(rows, reader, ledger)
+        yield from reading.items(rows, reader, ledger)
 
 
 def _whole(row: Mapping[str, Any]) -> str | None:
@@ -69,7 +69,7 @@ def _items(
     if _whole(row) is not None:
         ledger.counts[WHOLE] += 1
         return
-    context, response = labelled.text_of(row, "context"), labelled.text_of(row, "response")
+    context, response = reading.text_of(row, "context"), reading.text_of(row, "response")
     said = f"{context}\n{response}"
     ratings = _relevance(row, ledger)
     if not ratings.scores:
@@ -77,7 +77,7 @@ def _items(
         return
     yield labelled.golden(
         "golden_fed", _turns(said), {"on_topic": ratings}, tasks,
-        source=labelled.text_of(row, "system"),
+        source=reading.text_of(row, "system"),
         # Turns of one dialogue belong together; each turn's context is how its dialogue begins.
         group=normal(next((whole for whole in wholes if whole.startswith(said)), context)),
     )  # fmt: skip
@@ -90,7 +90,7 @@ def _relevance(row: Mapping[str, Any], ledger: Ledger) -> labelled.Ratings:
         raise ValueError("found no `annotations.Relevant`, expected a list of ratings")
     applies = [not (isinstance(rating, str) and rating.startswith("N/A")) for rating in given]
     scores = {
-        rater: labelled.number_of(rating, _SCALE)
+        rater: reading.number_of(rating, _SCALE)
         for rater, rating, fits in zip(labelled.raters(len(given)), given, applies, strict=True)
         if fits
     }

@@ -15,7 +15,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -50,27 +50,27 @@ def read(
         CorpusError: the file is not there or has other columns, or something is asked that it
             does not hold.
     """
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_ordinal(name, tasks)
-    for file, place in labelled.found(path, ["HaluQuestQA.csv"], ABOUT.title).items():
-        rows = labelled.table_rows(place, file, ledger, "\t", _COLUMNS)
-        yield from labelled.items(rows, lambda row: _items(row, tasks, ledger), ledger)
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_ordinal(name, tasks)
+    for file, place in reading.found(path, ["HaluQuestQA.csv"], ABOUT.title).items():
+        rows = reading.table_rows(place, file, ledger, "\t", _COLUMNS)
+        yield from reading.items(rows, lambda row: _items(row, tasks, ledger), ledger)
 
 
 def _items(row: Mapping[str, str], tasks: Sequence[Task], ledger: Ledger) -> Iterator[Item]:
-    question = labelled.text_of(row, "question_text").strip()
+    question = reading.text_of(row, "question_text").strip()
     reasons, about = _list(row, "incomplete_ans_reason"), _list(row, "incomplete_ans_label")
     if len(reasons) != len(about):
         raise ValueError(f"found {len(reasons)} reasons about {len(about)} answers")
     for number in (1, 2):
-        writer = _WRITERS[labelled.one_of(row[f"ans{number}_label"], list(_WRITERS))]
-        score = labelled.number_of(row[_SCORES[writer]], (-1.0, 1.0))
+        writer = _WRITERS[reading.one_of(row[f"ans{number}_label"], list(_WRITERS))]
+        score = reading.number_of(row[_SCORES[writer]], (-1.0, 1.0))
         if score < 0:
             ledger.counts[BELOW] += 1
             continue
         own = [why.strip() for why, which in zip(reasons, about, strict=True)
                if which == f"answer{number}"]  # fmt: skip
-        answer = labelled.text_of(row, f"ans{number}_text").strip()
+        answer = reading.text_of(row, f"ans{number}_text").strip()
         yield labelled.golden(
             "golden_haluquestqa",
             (Turn(role="user", text=question), Turn(role="assistant", text=answer)),
@@ -93,4 +93,4 @@ def _list(row: Mapping[str, str], column: str) -> list[str]:
         value = None
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ValueError(f"found `{column}` {row[column]!r:.60}, expected a list of texts")
-    return [labelled.encodable(text) for text in value]
+    return [reading.encodable(text) for text in value]

@@ -12,7 +12,7 @@ from typing import Any
 
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -41,18 +41,18 @@ def read(
         CorpusError: no file is there, one is no JSON list, or something is asked that they do not
             hold.
     """
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_ordinal(name, tasks)
-    for file, place in labelled.found(path, ["pass_*.json"], ABOUT.title).items():
-        rows = _dialogues(labelled.json_file(place, file, ledger), file, ledger)
-        yield from labelled.items(rows, lambda row: _items(row, tasks, ledger), ledger)
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_ordinal(name, tasks)
+    for file, place in reading.found(path, ["pass_*.json"], ABOUT.title).items():
+        rows = _dialogues(reading.json_file(place, file, ledger), file, ledger)
+        yield from reading.items(rows, lambda row: _items(row, tasks, ledger), ledger)
 
 
 def _dialogues(
     values: Any, file: str, ledger: Ledger
-) -> Iterator[labelled.Row[tuple[str, dict[str, Any]]]]:
+) -> Iterator[reading.Row[tuple[str, dict[str, Any]]]]:
     """Every dialogue with the name of its worker's task, made of file and number."""
-    for number, work in enumerate(labelled.object_rows(values, file, ledger), start=1):
+    for number, work in enumerate(reading.object_rows(values, file, ledger), start=1):
         ledger.rows -= 1  # dialogues are counted, not tasks
         dialogues = work.value.get("data")
         if not isinstance(dialogues, list):
@@ -61,8 +61,8 @@ def _dialogues(
             ledger.quarantine(file, None, reason)
             continue
         inside = f"{work.place}dialogue"
-        for row in labelled.object_rows(dialogues, file, ledger, inside):
-            yield labelled.Row(
+        for row in reading.object_rows(dialogues, file, ledger, inside):
+            yield reading.Row(
                 file=file,
                 line=None,
                 value=(f"{file} {number}", row.value),
@@ -75,14 +75,14 @@ def _items(
     row: tuple[str, dict[str, Any]], tasks: Sequence[Task], ledger: Ledger
 ) -> Iterator[Item]:
     work, dialogue = row
-    model = labelled.text_of(dialogue, "model")
+    model = reading.text_of(dialogue, "model")
     if model == "QualityControl":
         ledger.counts[CONTROL] += 1
         return
     scores = dialogue.get("raw scores")
     score = scores.get("topic") if isinstance(scores, dict) else None
     ratings = labelled.Ratings(
-        scores=[labelled.number_of(score, _SCALE)], teachers=labelled.raters(1), scale=_SCALE
+        scores=[reading.number_of(score, _SCALE)], teachers=labelled.raters(1), scale=_SCALE
     )
     yield labelled.golden(
         "golden_tianboji", _turns(dialogue.get("dialogue")), {"on_topic": ratings}, tasks,
@@ -95,7 +95,7 @@ def _turns(rounds: Any) -> tuple[Turn, ...]:
     if not isinstance(rounds, list) or not all(isinstance(r, dict) for r in rounds):
         raise ValueError("found no `dialogue`, expected a list of rounds")
     return tuple(
-        Turn(role=role, text=labelled.text_of(each, key).strip())
+        Turn(role=role, text=reading.text_of(each, key).strip())
         for each in rounds
         for role, key in (("user", "user"), ("assistant", "bot"))
     )

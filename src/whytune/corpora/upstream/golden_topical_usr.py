@@ -13,7 +13,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -41,24 +41,24 @@ def read(
         CorpusError: the file is not there or no JSON list, or something is asked that it does not
             hold.
     """
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_ordinal(name, tasks)
-    for file, place in labelled.found(path, ["topical_chat.json"], ABOUT.title).items():
-        rows = labelled.object_rows(labelled.json_file(place, file, ledger), file, ledger)
-        yield from labelled.items(rows, lambda row: [_item(row, tasks)], ledger)
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_ordinal(name, tasks)
+    for file, place in reading.found(path, ["topical_chat.json"], ABOUT.title).items():
+        rows = reading.object_rows(reading.json_file(place, file, ledger), file, ledger)
+        yield from reading.items(rows, lambda row: [_item(row, tasks)], ledger)
 
 
 def _item(row: dict[str, Any], tasks: Sequence[Task]) -> Item:
     scores = row.get("scores")
     score = scores.get("naturalness") if isinstance(scores, dict) else None
     ratings = labelled.Ratings(
-        scores=[labelled.number_of(score, _SCALE)], teachers=["raters-mean"], scale=_SCALE
+        scores=[reading.number_of(score, _SCALE)], teachers=["raters-mean"], scale=_SCALE
     )
-    source = labelled.text_of(row, "source")
+    source = reading.text_of(row, "source")
     return labelled.golden(
-        "golden_topical_usr", _turns(source, labelled.text_of(row, "system_output")),
+        "golden_topical_usr", _turns(source, reading.text_of(row, "system_output")),
         {"naturalness": ratings}, tasks,
-        source=labelled.text_of(row, "system_id"), group=normal(source),
+        source=reading.text_of(row, "system_id"), group=normal(source),
     )  # fmt: skip
 
 

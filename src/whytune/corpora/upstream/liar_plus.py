@@ -12,7 +12,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task, Turn
 
@@ -44,10 +44,10 @@ def read(
     Raises:
         CorpusError: none of the files is there, or something is asked that they do not hold.
     """
-    labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_labels(name, tasks)
-    found = labelled.found(path, list(_SPLITS), ABOUT.title)
-    splits = labelled.native_splits(found, _SPLITS, ledger)
+    asked.check(name, ABOUT, tasks, spec)
+    asked.check_labels(name, tasks)
+    found = reading.found(path, list(_SPLITS), ABOUT.title)
+    splits = reading.native_splits(found, _SPLITS, ledger)
     for file, split in splits.items():
         yield from _items(found[file], file, split, tasks, ledger)
 
@@ -56,9 +56,9 @@ def _items(
     path: Path, file: str, split: Split, tasks: Sequence[Task], ledger: Ledger
 ) -> Iterator[Item]:
     def item(row: dict[str, Any]) -> Iterator[Item]:
-        claim = labelled.text_of(row, "claim").strip()
-        label = labelled.one_of(labelled.text_of(row, "label"), tasks[0].label_names)
-        why = labelled.optional_text(row, "justification")
+        claim = reading.text_of(row, "claim").strip()
+        label = reading.one_of(reading.text_of(row, "label"), tasks[0].label_names)
+        why = reading.optional_text(row, "justification")
         if why is None:
             ledger.counts[NO_WHY] += 1
         yield labelled.labelled(
@@ -67,7 +67,7 @@ def _items(
             teachers=["politifact"],
         )  # fmt: skip
 
-    yield from labelled.items(labelled.jsonl_rows(path, file, ledger), item, ledger)
+    yield from reading.items(reading.jsonl_rows(path, file, ledger), item, ledger)
 
 
 def _topic(row: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import content_id, normal
 from whytune.corpora.ledger import SHOWN, Ledger
-from whytune.corpora.upstream import labelled
+from whytune.corpora.upstream import asked, labelled, reading
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Example, Task, Turn
@@ -64,12 +64,12 @@ def read(
         CorpusError: no file is there, one is no JSON object of results, or something is asked that
             they do not hold.
     """
-    part = labelled.check(name, ABOUT, tasks, spec)
-    labelled.check_ordinal(name, tasks)
+    part = asked.check(name, ABOUT, tasks, spec)
+    asked.check_ordinal(name, tasks)
     if part == "two_judges":
-        found = labelled.found(path, ["*_*.json"], ABOUT.title, [".", "two_judges_history"])
+        found = reading.found(path, ["*_*.json"], ABOUT.title, [".", "two_judges_history"])
     else:
-        found = labelled.found(path, ["*_gpt-4.json"], ABOUT.title, _FOLDERS)
+        found = reading.found(path, ["*_gpt-4.json"], ABOUT.title, _FOLDERS)
     for system, own in _systems(found).items():
         judgements = [
             judgement
@@ -90,7 +90,7 @@ def _systems(found: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
 def _judgements(
     path: Path, file: str, with_reference: bool, ledger: Ledger
 ) -> Iterator[_Judgement]:
-    value = labelled.json_file(path, file, ledger)
+    value = reading.json_file(path, file, ledger)
     config = value.get("config") if isinstance(value, dict) else None
     judge = config.get("evaluator") if isinstance(config, dict) else None
     if not isinstance(judge, str):
@@ -98,7 +98,7 @@ def _judgements(
             f"{path}: found no `config.evaluator`, expected an object with `config` and `results`; "
             "fetch upstream's file"
         )
-    for row in labelled.object_rows(value.get("results"), file, ledger, "result"):
+    for row in reading.object_rows(value.get("results"), file, ledger, "result"):
         try:
             yield _judgement(row.value, judge.rpartition("/")[2], with_reference)
         except ValueError as fault:
@@ -107,15 +107,15 @@ def _judgements(
 
 def _judgement(row: dict[str, Any], judge: str, with_reference: bool) -> _Judgement:
     said = {
-        "user": labelled.text_of(row, "question").strip(),
-        "reference": labelled.optional_text(row, "reference_answer") if with_reference else None,
-        "assistant": labelled.text_of(row, "generated_answer").strip(),
+        "user": reading.text_of(row, "question").strip(),
+        "reference": reading.optional_text(row, "reference_answer") if with_reference else None,
+        "assistant": reading.text_of(row, "generated_answer").strip(),
     }
     return _Judgement(
         turns=tuple(Turn(role=role, text=text) for role, text in said.items() if text),
         judge=judge,
-        score=labelled.number_of(row.get("score"), _SCALE),
-        why=labelled.optional_text(row, "reasoning"),
+        score=reading.number_of(row.get("score"), _SCALE),
+        why=reading.optional_text(row, "reasoning"),
     )
 
 
