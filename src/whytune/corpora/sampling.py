@@ -12,24 +12,23 @@ Rows are compared with each other where they are kept: a contradiction among row
 can choose is not looked for.
 """
 
-import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
 from whytune.corpora.corpus import Item
 from whytune.corpora.identity import order
 from whytune.corpora.ledger import Ledger
+from whytune.corpora.lowest import Lowest, LowestGroups, Part
 from whytune.corpora.raters import Merge
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split
 
 _HASH = 8  # bytes of a hash that are kept to count by
-_OPEN = b"\xff" * 33  # above every hash
 _MORE = 8  # times the room of the reading before
 SPARE = 64
 """Candidates kept beyond a quarter more than asked for."""
@@ -94,7 +93,7 @@ class Sieve:
         self.seed = spec.seed
         self.drawn = _drawn(spec, room)
         self.native = {split: _native(spec, split, room) for split in Split}
-        self.parts: list[tuple[Split | None, _Part]] = [(None, self.drawn), *self.native.items()]
+        self.parts: list[tuple[Split | None, Part]] = [(None, self.drawn), *self.native.items()]
         self._seen: dict[Split | None, bytearray] = defaultdict(bytearray)
         self._groups = {split: bytearray() for split in Split}
         self._last = (b"", b"")
@@ -156,130 +155,24 @@ class Sieve:
         )  # fmt: skip
 
 
-@dataclass(slots=True)
-class _Lowest:
-    """The examples with the lowest hashes of their ids."""
-
-    room: int | None
-    """How many; None: all."""
-    items: dict[str, list[Item]] = field(default_factory=dict)
-    """Id -> what is said under it."""
-    left_out: bool = False
-    """Whether there were more."""
-    _heap: list[tuple[int, str]] = field(default_factory=list)
-    cut: bytes = _OPEN
-    """The highest hash that is still kept."""
-
-    def add(self, items: list[Item], by_id: bytes) -> None:
-        key = items[0].example.id
-        if key in self.items:
-            self.items[key] += items
-        elif by_id <= self.cut:
-            self.items[key] = items
-            self._shrink(key, by_id)
-        else:
-            self.left_out = True
-
-    def _shrink(self, key: str, by_id: bytes) -> None:
-        if self.room is None:
-            return
-        heapq.heappush(self._heap, (-int.from_bytes(by_id), key))
-        if len(self._heap) > self.room:
-            del self.items[heapq.heappop(self._heap)[1]]
-            self.left_out = True
-        if len(self._heap) == self.room:
-            self.cut = (-self._heap[0][0]).to_bytes(32)
-
-
-@dataclass(slots=True)
-class _LowestGroups:
-    """The groups with the lowest hashes, whole, as few as hold so many examples."""
-
-    room: int
-    members: dict[str, dict[str, list[Item]]] = field(default_factory=dict)
-    """Group -> id -> what is said under it."""
-    left_out: bool = False
-    _heap: list[tuple[int, str]] = field(default_factory=list)
-    _count: int = 0
-    cut: bytes = _OPEN
-    """The highest hash that is still kept."""
-
-    def add(self, item: Item, by_group: bytes) -> list[list[Item]]:
-        """Keep it; gives back what there is no longer room for, the items of each id together."""
-        key, group = item.example.id, item.example.group
-        own = self.members.get(group)
-        if own is None:
-            own = self.members[group] = {}
-            heapq.heappush(self._heap, (-int.from_bytes(by_group), group))
-        if key in own:
-            own[key].append(item)
-            return []
-        own[key] = [item]
-        self._count += 1
-        return self._shrink()
-
-    def _shrink(self) -> list[list[Item]]:
-        out: list[list[Item]] = []
-        while self._count - len(self.members[self._heap[0][1]]) >= self.room:
-            gone = self.members.pop(heapq.heappop(self._heap)[1])
-            self._count -= len(gone)
-            self.left_out = True
-            out += gone.values()
-        if self._count >= self.room:
-            self.cut = (-self._heap[0][0]).to_bytes(32)
-        return out
-
-
-@dataclass(slots=True)
-class _Part:
-    """Candidates of one part: whole groups first, examples out of the rest."""
-
-    groups: _LowestGroups | None
-    """None: nothing is taken out of it by group."""
-    rest: _Lowest
-    seed: int
-
-    def takes(self, by_id: bytes, by_group: bytes) -> bool:
-        if by_id <= self.rest.cut or (self.groups is not None and by_group <= self.groups.cut):
-            return True
-        self.rest.left_out = True
-        if self.groups is not None:
-            self.groups.left_out = True
-        return False
-
-    def add(self, item: Item, by_id: bytes, by_group: bytes) -> None:
-        if self.groups is None:
-            self.rest.add([item], by_id)
-        elif by_group > self.groups.cut:
-            self.groups.left_out = True
-            self.rest.add([item], by_id)
-        else:
-            for items in self.groups.add(item, by_group):
-                self.rest.add(items, order(items[0].example.id, self.seed))
-
-    def by_id(self) -> Iterator[tuple[str, list[Item]]]:
-        grouped = self.groups.members.values() if self.groups is not None else ()
-        return chain(*(own.items() for own in grouped), self.rest.items.items())
-
-
 def _room(wanted: int | None, times: int) -> int | None:
     """Room for a quarter more than wanted, and a few, times so many."""
     return None if wanted is None else (wanted + max(SPARE, wanted // 4, 1)) * times
 
 
-def _drawn(spec: CorpusSpec, times: int) -> _Part:
+def _drawn(spec: CorpusSpec, times: int) -> Part:
     """Of a corpus without a split; a share of its groups can only be taken of all of them."""
     if spec.train is None or spec.test is None or spec.stratify:
-        return _Part(groups=None, rest=_Lowest(room=None), seed=spec.seed)
+        return Part(groups=None, rest=Lowest(room=None), seed=spec.seed)
     held_out = _room(spec.test + spec.validation, times)
     assert held_out is not None
-    return _Part(
-        groups=_LowestGroups(room=held_out), rest=_Lowest(room=_room(spec.train, times)),
+    return Part(
+        groups=LowestGroups(room=held_out), rest=Lowest(room=_room(spec.train, times)),
         seed=spec.seed,
     )  # fmt: skip
 
 
-def _native(spec: CorpusSpec, split: Split, times: int) -> _Part:
+def _native(spec: CorpusSpec, split: Split, times: int) -> Part:
     wanted = {Split.TRAIN: spec.train, Split.VALIDATION: spec.validation or None}
     room = _room(wanted.get(split, spec.test), times)
     groups = None
@@ -287,8 +180,8 @@ def _native(spec: CorpusSpec, split: Split, times: int) -> _Part:
         # Where there is no validation part, it is taken out of the training part by group.
         held_out = _room(spec.validation, times)
         assert held_out is not None
-        groups = _LowestGroups(room=held_out)
-    return _Part(groups=groups, rest=_Lowest(room=room), seed=spec.seed)
+        groups = LowestGroups(room=held_out)
+    return Part(groups=groups, rest=Lowest(room=room), seed=spec.seed)
 
 
 class _Kept:
@@ -368,13 +261,13 @@ class _Kept:
         item = self._one.get((split, key))
         return item is not None and (item.settled or not settled)
 
-    def _rest_suffices(self, split: Split | None, part: _Part, wanted: int | None) -> bool:
+    def _rest_suffices(self, split: Split | None, part: Part, wanted: int | None) -> bool:
         if not part.rest.left_out or wanted is None:
             return True
         usable = (self._usable(split, key, split is Split.TEST) for key in part.rest.items)
         return sum(usable) >= wanted
 
-    def _groups_suffice(self, split: Split | None, part: _Part, wanted: tuple[int, int]) -> bool:
+    def _groups_suffice(self, split: Split | None, part: Part, wanted: tuple[int, int]) -> bool:
         """Whether whole groups hold so many settled examples, and further ones so many."""
         if part.groups is None or not part.groups.left_out:
             return True
