@@ -436,7 +436,11 @@ def test_lines_are_numbered_and_the_file_is_known_by_its_hash(tmp_path: Path) ->
     [
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer"),
         ("a.txt.gz", b"plain", "not gzip data"),
-        ("a.txt.gz", gzip.compress(random.Random(0).randbytes(999), mtime=0)[:-50], "ends too early"),
+        (
+            "a.txt.gz",
+            gzip.compress(random.Random(0).randbytes(999), mtime=0)[:-50],
+            "ends too early",
+        ),
         ("a.txt.gz", gzip.compress(b"a\n" * 99, mtime=0)[:-8] + b"\0" * 8, "damaged gzip data"),
     ],
 )

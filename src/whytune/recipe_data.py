@@ -66,7 +66,8 @@ class CorpusSpec(Settings):
     """Which reader (`starter`, `table`, `mixed`, or a release such as `feedbackqa`); without it,
     the corpus's own name."""
     path: str | None = None
-    """File or folder, relative to the recipe; not needed for `starter` and `mixed`."""
+    """File or folder, relative to the recipe, or a dataset of the Hub in its own files
+    (`hf://datasets/OWNER/NAME@REVISION/FILE`); not needed for `starter` and `mixed`."""
     of: tuple[str, ...] = ()
     """Which corpora of the recipe a `mixed` one takes equal shares from."""
     min_words: Count = 0

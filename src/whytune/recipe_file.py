@@ -128,7 +128,7 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         name: spec.model_copy(
             update={"path": str((folder / Path(spec.path).expanduser()).resolve())}
         )
-        if spec.path is not None
+        if spec.path is not None and not spec.path.startswith("hf://")
         else spec
         for name, spec in recipe.corpora.items()
     }

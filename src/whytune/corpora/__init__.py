@@ -7,7 +7,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from whytune.corpora import feedbackqa, gold, mixed, raters, sampling, splits, starter, tables
+from whytune.corpora import feedbackqa, gold, hub, mixed, raters, sampling, splits, starter, tables
 from whytune.corpora.corpus import Corpus, Item, Reading
 from whytune.corpora.ledger import Ledger
 from whytune.errors import CorpusError
@@ -96,6 +96,8 @@ def _path(name: str, spec: CorpusSpec) -> Path:
     if spec.path is None:
         loader = spec.loader or name
         raise CorpusError(f"corpora.{name}.path: missing; {loader} reads files; set it")
+    if spec.path.startswith(hub.PREFIX):
+        return hub.fetched(f"corpora.{name}.path", spec.path)
     return Path(spec.path)
 
 
