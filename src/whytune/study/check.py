@@ -144,7 +144,8 @@ def _of_data(
         parts={split: parts[split] for split in Split if parts[split]},
         labels={name: lessons[name] for name in names},
         held_out={name: measured[name] for name in names},
-        conflicts=len(against), voted=voted, disputed=disputed, reference=material.reference, health=found, tokens=tokens,
+        conflicts=len(against), voted=voted, disputed=disputed,
+        reference=material.reference, health=found, tokens=tokens,
         remarks=(
             *remarks.of_lessons(material, taught, list(left_out(recipe, material))),
             *remarks.of_texts(found, against, tokens),
