@@ -53,7 +53,7 @@ def install(model: Model) -> None:
 
 def _keep_freed_memory() -> None:
     """Let glibc use freed memory again, instead of mapping every large tensor anew and faulting in
-    its pages, which takes up to a tenth of an update. The process keeps its peak until it ends.
+    its pages, which took up to 8 % of an update. The process keeps its peak until it ends.
     """
     # Other systems have habits of their own.
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
