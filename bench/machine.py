@@ -109,10 +109,12 @@ def work(script: str, spec: dict[str, Any]) -> dict[str, Any]:
         **os.environ, **ALLOCATORS[spec.get("allocator", "system")],
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
-        "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore",
+        "PYTHONWARNINGS": "ignore",
     }  # fmt: skip
+    if "device" not in spec:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     start = time.perf_counter()
-    limit = _memory_limit()
+    limit = resource.RLIM_INFINITY if "device" in spec else _memory_limit()
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / script), "--worker", json.dumps(spec)],
         capture_output=True, text=True, env=environment, check=False,

@@ -34,7 +34,7 @@ MULTI = "600"
 """The case whose labels are also scored with several tokens."""
 
 LM_EVAL = {"batch 1": 1, "batch 4": 4, "batch 8": 8}
-GENERATE = {"batch 1": 1, "batch 3": 3}
+GENERATE = {"batch 3": 3}
 
 
 def main() -> None:
