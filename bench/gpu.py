@@ -87,7 +87,9 @@ def _conversations(spec: dict[str, Any]) -> list[Conversation]:
     def draw(n: int) -> tuple[int, ...]:
         return tuple(torch.randint(16, cases.VOCABULARY, (n,), generator=generator).tolist())
 
-    questions = [tuple(draw(cases.SUFFIX) for _ in range(cases.QUESTIONS)) for _ in range(spec["n"])]
+    questions = [
+        tuple(draw(cases.SUFFIX) for _ in range(cases.QUESTIONS)) for _ in range(spec["n"])
+    ]
     return [Conversation(draw(PREFIX), asked) for asked in questions]
 
 

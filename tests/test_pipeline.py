@@ -1,4 +1,6 @@
 import json
+import statistics
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from scipy.stats import entropy
 
 from whytune import pipeline, recipe_file, run_folder, store
 from whytune.errors import EncodingError, FolderError, ModelError, RecipeError
@@ -15,6 +18,7 @@ from whytune.progress import Advance, Progress
 from whytune.recipe import Recipe
 from whytune.records import Layout, Outcome, Scorecard, Split
 from whytune.run_folder import Cell
+from whytune.student import models
 
 RECIPE = """
 name: tiny
@@ -86,7 +90,7 @@ def test_a_run_says_where_it_came_from(
     assert found["inputs"] == dict(material.corpus.inputs)
     assert all(len(digest) == 64 for digest in found["inputs"].values())
     assert {"python", "torch", "transformers", "peft"} <= set(found["versions"])
-    assert set(found["seconds"]) == {"load", "train", "predict", "explain"}
+    assert set(found["seconds"]) == {"load", "train", "review", "predict", "explain"}
     assert found["updates"] == 8
     assert found["command"]
     assert len(found["adapter_init"]) == 64
@@ -167,6 +171,25 @@ def test_the_curve_is_measured_on_the_validation_part(
     tree["corpora"]["starter"]["validation"] = 0
     bare = gather(Recipe.model_validate(tree))["starter", "naturalness"]
     assert run_folder.watched_split([bare]) is Split.TEST
+
+
+def test_a_student_is_asked_what_it_was_taught(
+    runs: dict[str, Path], recipe: Recipe, material: Material
+) -> None:
+    for arm in ("label", "why"):
+        taught = material.lessons[arm]
+        learned = facts(runs[arm])["learned"]["naturalness"]
+        base = models.load(models.find(recipe.model), recipe.prompt, recipe.train)
+        answers = pipeline.ask(
+            recipe, models.attach(base, runs[arm] / "adapter"), [x.example for x in taught],
+            [material.task], Layout.LABEL, QUIET, "",
+        )["naturalness"]  # fmt: skip
+        losses = [-p.log_probs[x.label] for p, x in zip(answers, taught, strict=True)]
+        assert learned["label_nll"] == pytest.approx(statistics.fmean(losses), abs=1e-5)
+        counts = list(Counter(x.label for x in taught).values())
+        assert learned["by_frequencies"] == pytest.approx(entropy(counts))
+        assert learned["n"] == len(taught) == 8
+    assert facts(runs["first"])["learned"]["naturalness"]["label_nll"] > 0
 
 
 def test_examples_are_explained_where_the_arm_explains(runs: dict[str, Path]) -> None:

@@ -6,9 +6,11 @@ measures it elsewhere. What needs torch is imported where it is used, so that me
 reporting work without it.
 """
 
+import math
 import shutil
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
     from whytune.student.encode import Bundle
     from whytune.student.models import Student
     from whytune.student.train import Trained
+
+
+SAMPLE = 40
+"""Conversations on which a student is asked what it was taught; the corpus's order is drawn, so
+the first ones are a sample.
+"""
 
 
 @dataclass(slots=True)
@@ -92,7 +100,9 @@ def run(
     facts["adapter_init"] = models.fingerprint(student)
     with clock.stage("train"):
         trained = _teach(recipe, cell, materials, student, bundles, folder, show)
-    facts |= run_folder.training_facts(materials, bundles, trained)
+    with clock.stage("review"):
+        learned = _learned(materials, cell.arm, student, bundles)
+    facts |= {**run_folder.training_facts(materials, bundles, trained), "learned": learned}
     models.save_adapter(student, folder / "adapter",
                         run_folder.adapter_facts(recipe, cell, materials, student))  # fmt: skip
     cards = _measure(recipe, cell, materials, student, folder, clock, show)
@@ -196,6 +206,31 @@ def _teach(
             student, bundles, recipe.train, seed=cell.seed, folder=folder / "checkpoints",
             measure=measure, advance=advance_to,
         )  # fmt: skip
+
+
+def _learned(
+    materials: Sequence[Material], arm: str, student: "Student", bundles: "Sequence[Bundle]"
+) -> dict[str, dict[str, float]]:
+    """How well a student knows its own lessons: task -> mean label loss (nats) on a sample of
+    them, with the loss of who only knows how often each label is taught (nats) beside it.
+    """
+    from whytune.student import train
+
+    losses: dict[str, list[float]] = {}
+    for bundle, lessons in list(zip(bundles, conversations(materials, arm), strict=True))[:SAMPLE]:
+        for lesson, loss in zip(lessons, train.label_nlls(student, bundle), strict=True):
+            losses.setdefault(lesson.task.name, []).append(loss)
+    entropies = {m.task.name: _entropy([lesson.label for lesson in m.lessons[arm]])
+                 for m in materials}  # fmt: skip
+    return {
+        task: {"label_nll": statistics.fmean(own), "by_frequencies": entropies[task], "n": len(own)}
+        for task, own in losses.items()
+    }
+
+
+def _entropy(labels: Sequence[str]) -> float:
+    shares = [count / len(labels) for count in Counter(labels).values()]
+    return -sum(share * math.log(share) for share in shares)
 
 
 def _label_nll(answers: Sequence[Prediction], material: Material) -> float:

@@ -102,6 +102,17 @@ def token_nll(student: Student, bundles: Sequence[Bundle], through: Model | None
     )
 
 
+def label_nlls(student: Student, bundle: Bundle) -> list[float]:
+    """Negative log-probability of the taught label of each branch, in nats, without dropout."""
+    student.model.eval()
+    with torch.no_grad():
+        losses = iter(token_nll(student, [bundle]).tolist())
+    return [
+        sum(next(losses) * (part is Part.LABEL) for part in branch.parts if part is not Part.PROMPT)
+        for branch in bundle.branches
+    ]
+
+
 def schedule(n: int, settings: Train, processes: int = 1) -> int:
     """How many updates `n` bundles make."""
     size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes

@@ -10,11 +10,10 @@ from whytune.material import Material, left_out
 from whytune.recipe import Recipe
 from whytune.records import Comparison, Kind, Prediction, Split
 from whytune.run_folder import Cell
+from whytune.study.diagnosis import PRIOR, without_gain
 
 Materials = Mapping[tuple[str, str], Material]
 """(corpus, task) -> material, in the recipe's order."""
-PRIOR = "prior"
-"""The baseline that answers without reading."""
 MOST_NAMED = 4
 """Comparisons that the finding names; of more it gives the number."""
 
@@ -43,7 +42,14 @@ def summarise(
         "model": recipe.model,
         **store.provenance(),
         "finding": finding(rows, comparisons),
-        "notes": list(dict.fromkeys(_notes(recipe, materials, folder, asked))),
+        "notes": list(
+            dict.fromkeys(
+                [
+                    *without_gain(comparisons, _learned(asked, folder)),
+                    *_notes(recipe, materials, folder, asked),
+                ]
+            )
+        ),
         "agreement": [
             {"corpus": m.corpus.name, "task": m.task.name, **_agreement(m)}
             for m in materials.values()
@@ -51,6 +57,19 @@ def summarise(
         "rows": rows,
         "comparisons": comparisons,
     }
+
+
+def _learned(
+    asked: Sequence[Cell], folder: Path
+) -> dict[tuple[str, str, str], list[dict[str, float]]]:
+    """(corpus, task, arm) -> how well each seed's student knows its own lessons."""
+    found: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for cell in asked:
+        # 0.1.0 did not ask.
+        told = store.read_json(folder / "runs" / cell.id / "run.json").get("learned", {})
+        for task, of_task in told.items():
+            found.setdefault((cell.corpus, task, cell.arm), []).append(of_task)
+    return found
 
 
 def _agreement(material: Material) -> dict[str, Any]:
