@@ -116,7 +116,7 @@ def test_a_study_leaves_what_the_docs_promise(finished: tuple[Path, Ended]) -> N
         assert facts["updates"] == 4
         assert len(facts["adapter_init"]) == 64
         assert set(facts["inputs"]) == {"conversations.jsonl.gz", "replies.jsonl.gz"}
-        assert set(facts["seconds"]) == {"load", "train", "predict", "explain"}
+        assert set(facts["seconds"]) == {"load", "train", "review", "predict", "explain"}
         assert yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["name"] == "tiny"
         steps = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
         assert [json.loads(line)["step"] for line in steps] == [2, 4]

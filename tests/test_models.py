@@ -208,6 +208,18 @@ def test_projections_that_the_model_has_not_are_told(
     one_line(error)
 
 
+def test_an_adapter_may_stand_on_some_blocks_only(student: Students) -> None:
+    upper = SETTINGS.model_copy(update={"layers_to_transform": [1]})
+    names = [n for n, p in student(seed=0, settings=upper).model.named_parameters()
+             if p.requires_grad]  # fmt: skip
+    assert len(names) == 14
+    assert all(".layers.1." in name for name in names)
+    beyond = SETTINGS.model_copy(update={"layers_to_transform": [0, 2]})
+    with pytest.raises(ModelError, match="found block 2 .* expected 0 to 1") as error:
+        student(seed=0, settings=beyond)
+    one_line(error)
+
+
 def test_an_adapter_is_put_on_a_bare_base_only(student: Students) -> None:
     with pytest.raises(ModelError, match="has an adapter already"):
         models.adapt(student(seed=0), Train(), 0)

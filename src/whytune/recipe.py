@@ -118,6 +118,9 @@ class Train(Settings):
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     ]  # fmt: skip
     """Which projections get an adapter."""
+    layers_to_transform: Annotated[list[Count], Field(min_length=1)] | None = None
+    """Blocks that get an adapter, counted from 0; without it, all. Training does not go back below
+    the first of them: with the upper half of the blocks it takes a quarter less time."""
     attention: Attention = "auto"
     """How a conversation's branches look back to it. `split`: the conversation causally, then the
     branches under a mask. `masked`: all at once under a mask. `flex`: FlexAttention, which skips
@@ -137,6 +140,13 @@ class Train(Settings):
     """Keep the adapter with the lowest label loss on the validation part, not the last one."""
     early_stopping_patience: Positive | None = None
     """Stop after so many measurements without a better label loss on the validation part."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.layers_to_transform is not None and self.target_modules == "all-linear":
+            refuse(["found layers_to_transform with target_modules all-linear, which means every "
+                    "block; name the projections"])  # fmt: skip
+        return self
 
 
 class Predict(Settings):

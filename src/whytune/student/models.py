@@ -9,7 +9,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,11 +159,12 @@ def adapt(student: Student, settings: Train, seed: int) -> Student:
     The seed is set before the adapter's matrices are drawn, so they are covered by it.
 
     Raises:
-        ModelError: the model has none of the projections asked for.
+        ModelError: the model has none of the projections, or not all of the blocks asked for.
     """
     model = student.model
     if isinstance(model, PeftModel):
         raise ModelError(f"{student.base.name}: has an adapter already; load the base anew")
+    _check_layers(student, settings.layers_to_transform or ())
     if settings.load_in_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if settings.gradient_checkpointing:
@@ -172,6 +173,7 @@ def adapt(student: Student, settings: Train, seed: int) -> Student:
     config = LoraConfig(
         task_type="CAUSAL_LM", bias="none", r=settings.lora_r, lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout, target_modules=settings.target_modules,
+        layers_to_transform=settings.layers_to_transform,
     )  # fmt: skip
     try:
         adapted = get_peft_model(model, config)
@@ -183,6 +185,16 @@ def adapt(student: Student, settings: Train, seed: int) -> Student:
     assert isinstance(adapted, PeftModel)
     fused.install(adapted)
     return replace(student, model=adapted, shares=None)
+
+
+def _check_layers(student: Student, layers: Sequence[int]) -> None:
+    """peft passes over blocks that are not there."""
+    there = student.model.config.num_hidden_layers
+    if beyond := [layer for layer in layers if layer >= there]:
+        raise ModelError(
+            f"model {student.base.name}: found block {beyond[0]} in train.layers_to_transform, "
+            f"expected 0 to {there - 1}; correct it"
+        )
 
 
 def recompute(model: PreTrainedModel) -> None:

@@ -9,7 +9,7 @@ from whytune.progress import Progress
 from whytune.study import grid
 
 QUICK = ("corpora.starter.train=32", "corpora.starter.test=20", "train.num_train_epochs=1",
-         "train.eval_steps=4", "predict.explanations=3", "predict.max_new_tokens=30")  # fmt: skip
+         "train.eval_steps=16", "predict.explanations=3", "predict.max_new_tokens=30")  # fmt: skip
 
 
 def demo(folder: Path, show: Progress, *, quick: bool = False) -> dict[str, Any]:

@@ -3,10 +3,10 @@ it learned does not carry over.
 """
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whytune.evidence.compare import LOWER_IS_BETTER, WORDS
+from whytune.evidence.compare import LOWER_IS_BETTER
 
 PRIOR = "prior"
 """The baseline that answers without reading."""
@@ -19,23 +19,15 @@ Learned = Sequence[Mapping[str, float]]
 """`learned` of `run.json`, one for each seed."""
 
 
-def without_gain(
-    comparisons: Sequence[Mapping[str, Any]], learned: Mapping[tuple[str, str, str], Learned]
-) -> Iterator[str]:
-    """A sentence for each arm whose interval does not leave out that it is no better than `prior`.
+def reason(comparison: Mapping[str, Any], learned: Learned) -> str:
+    """Two sentences, where an interval does not leave out that an arm is no better than `prior`;
+    else nothing.
 
     Args:
-        comparisons: rows of `summary.json`.
-        learned: (corpus, task, arm) -> how well its students know their own lessons.
+        comparison: a row of `summary.json` against `prior`.
+        learned: how well the arm's students know their own lessons; empty where none was asked.
     """
-    for row in comparisons:
-        key = row["corpus"], row["task"], row["arm"]
-        if row["base"] == PRIOR and not _gains(row) and learned.get(key):
-            yield (
-                f"{row['corpus']}, {row['task']}: that {row['arm']} answers better than "
-                f"{PRIOR} cannot be told ({WORDS[row['metric']]} {_interval(row)}). "
-                f"{_why(learned[key])}"
-            )
+    return "" if _gains(comparison) or not learned else _why(learned)
 
 
 def _gains(row: Mapping[str, Any]) -> bool:
@@ -43,11 +35,6 @@ def _gains(row: Mapping[str, Any]) -> bool:
     if low is None:
         return False
     return bool(high < 0 if row["metric"] in LOWER_IS_BETTER else low > 0)
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    low, high = row["difference"]["low"], row["difference"]["high"]
-    return "not defined" if low is None else f"{low:+.3f} to {high:+.3f}"
 
 
 def _why(learned: Learned) -> str:

@@ -10,7 +10,7 @@ from whytune.material import Material, left_out
 from whytune.recipe import Recipe
 from whytune.records import Comparison, Kind, Prediction, Split
 from whytune.run_folder import Cell
-from whytune.study.diagnosis import PRIOR, without_gain
+from whytune.study.diagnosis import PRIOR, Learned, reason
 
 Materials = Mapping[tuple[str, str], Material]
 """(corpus, task) -> material, in the recipe's order."""
@@ -36,20 +36,15 @@ def summarise(
         }
         rows += _arm_rows(recipe, material, own, answers)
         rows += _baseline_rows(recipe, material, folder)
-        comparisons += _comparisons(recipe, material, answers, folder)
+        learned = {arm: _learned([c for c in own if c.arm == arm], task, folder)
+                   for arm in recipe.arms}  # fmt: skip
+        comparisons += _comparisons(recipe, material, answers, learned, folder)
     return {
         "name": recipe.name,
         "model": recipe.model,
         **store.provenance(),
         "finding": finding(rows, comparisons),
-        "notes": list(
-            dict.fromkeys(
-                [
-                    *without_gain(comparisons, _learned(asked, folder)),
-                    *_notes(recipe, materials, folder, asked),
-                ]
-            )
-        ),
+        "notes": list(dict.fromkeys(_notes(recipe, materials, folder, asked))),
         "agreement": [
             {"corpus": m.corpus.name, "task": m.task.name, **_agreement(m)}
             for m in materials.values()
@@ -57,19 +52,6 @@ def summarise(
         "rows": rows,
         "comparisons": comparisons,
     }
-
-
-def _learned(
-    asked: Sequence[Cell], folder: Path
-) -> dict[tuple[str, str, str], list[dict[str, float]]]:
-    """(corpus, task, arm) -> how well each seed's student knows its own lessons."""
-    found: dict[tuple[str, str, str], list[dict[str, float]]] = {}
-    for cell in asked:
-        # 0.1.0 did not ask.
-        told = store.read_json(folder / "runs" / cell.id / "run.json").get("learned", {})
-        for task, of_task in told.items():
-            found.setdefault((cell.corpus, task, cell.arm), []).append(of_task)
-    return found
 
 
 def _agreement(material: Material) -> dict[str, Any]:
@@ -81,6 +63,13 @@ def _pooled(own: Sequence[Cell], task: str, folder: Path) -> list[Prediction]:
     """The answers of an arm to one task, seed after seed."""
     paths = [folder / "runs" / cell.id / "predictions.parquet" for cell in own]
     return [p for path in paths for p in store.read_predictions(path)[0] if p.task == task]
+
+
+def _learned(own: Sequence[Cell], task: str, folder: Path) -> Learned:
+    """How well the students of an arm know what they were taught, seed by seed."""
+    told = [store.read_json(folder / "runs" / cell.id / "run.json") for cell in own]
+    # 0.1.0 did not ask.
+    return [facts["learned"][task] for facts in told if task in facts.get("learned", {})]
 
 
 def _arm_rows(
@@ -109,10 +98,11 @@ def _baseline_rows(recipe: Recipe, material: Material, folder: Path) -> Iterator
 
 
 def _comparisons(
-    recipe: Recipe, material: Material, answers: Mapping[str, Sequence[Prediction]], folder: Path
-) -> Iterator[dict[str, Any]]:
+    recipe: Recipe, material: Material, answers: Mapping[str, Sequence[Prediction]],
+    learned: Mapping[str, Learned], folder: Path,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Every arm against the first one without explanation (or the first one), and against `prior`
-    on the figure that the section is judged by.
+    on the figure that the section is judged by, with a reason where no gain shows.
     """
     plain = [name for name, arm in recipe.arms.items() if arm.explanation == "none"]
     base = (plain or list(recipe.arms))[0]
@@ -130,14 +120,15 @@ def _comparisons(
             names=(name, arm), metrics=metrics, draws=recipe.evidence.bootstrap, seed=0,
         )  # fmt: skip
         for comparison in found:
-            yield _comparison_row(material, comparison)
+            yield _comparison_row(material, comparison, learned[arm])
 
 
-def _comparison_row(material: Material, comparison: Comparison) -> dict[str, Any]:
-    return {
-        "corpus": material.corpus.name, "task": material.task.name,
-        **store.plain(comparison), "sentence": sentence(comparison, material.task),
-    }  # fmt: skip
+def _comparison_row(
+    material: Material, comparison: Comparison, learned: Learned
+) -> dict[str, Any]:  # fmt: skip
+    row = {"corpus": material.corpus.name, "task": material.task.name, **store.plain(comparison)}
+    why = reason(row, learned) if comparison.base == PRIOR else ""
+    return {**row, "sentence": f"{sentence(comparison, material.task)} {why}".rstrip()}
 
 
 def finding(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
