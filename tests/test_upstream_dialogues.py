@@ -120,13 +120,13 @@ def test_equal_content_has_the_id_of_its_content(tmp_path: Path) -> None:
 def test_a_missing_release_and_an_unknown_part_are_named(
     tmp_path: Path, loader: ModuleType
 ) -> None:
-    with pytest.raises(CorpusError, match=r"gone.*expected .*; set `path` to it"):
+    with pytest.raises(CorpusError, match=r"gone: no such file or folder; expected .*; set"):
         load(loader, tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CorpusError, match=r"empty: found no.*; expected .*; set `path` to it"):
+    with pytest.raises(CorpusError, match=r"empty: found no file of .*; expected .*; set"):
         load(loader, tmp_path / "empty")
-    expected = ", ".join(loader.ABOUT.parts) or "it has no parts"
-    with pytest.raises(CorpusError, match=rf"corpora\.mine\.part: found 'best' .*{expected}"):
+    expected = ", ".join(loader.ABOUT.parts) or "has no parts"
+    with pytest.raises(CorpusError, match=rf"corpora\.mine\.part: found 'best', .*{expected}"):
         load(loader, tmp_path, part="best")
 
 
@@ -165,7 +165,7 @@ def test_a_git_lfs_pointer_and_a_foreign_file_are_said_to_be_one(
     with pytest.raises(CorpusError) as raised:
         load(loader, path)
     assert str(raised.value).startswith(f"{path}: ")
-    assert loader._EXPECTED in str(raised.value)
+    assert loader.ABOUT.format in str(raised.value)
 
 
 JSON = st.recursive(
@@ -232,7 +232,20 @@ def test_half_a_surrogate_pair_is_quarantined(tmp_path: Path) -> None:
     assert len(items) == 1
     (fault,) = ledger.quarantined
     assert (fault.file, fault.line) == ("a.jsonl", 1)
-    assert fault.reason == "found half a surrogate pair in `content`, expected characters"
+    where = "at character 3 of `content`, expected whole characters"
+    assert fault.reason == f"found half a surrogate pair {where}"
+    assert r"Hi \ud83d" in fault.text
+    assert fault.text.isascii()
+
+
+def test_a_turn_of_nobody_is_quarantined(tmp_path: Path) -> None:
+    rows = [arena_row(["Hi?", "Yes."]), arena_row(["你好?", "Yes."])]
+    rows[1]["conversation_a"][1]["role"] = " "
+    items, ledger = load(chatbot_arena, write_lines(tmp_path / "a.jsonl", rows))
+    assert len(items) == 1
+    (fault,) = ledger.quarantined
+    assert fault.reason == "found `role` ' ', expected text"
+    assert "你好?" in fault.text
 
 
 # HH-RLHF
@@ -262,6 +275,10 @@ def test_hh_reads_the_folder_a_subfolder_and_a_file(tmp_path: Path) -> None:
     for place in (tmp_path / "helpful-base", tmp_path / "helpful-base" / "test.jsonl"):
         (item,), _ = load(hh_rlhf, place)
         assert item.example == items[1].example
+    # By its own name whatever that is; in a folder nobody would know what it is.
+    other = write_lines(tmp_path / "helpful-base" / "mine.jsonl", [pair("Two?")])
+    assert load(hh_rlhf, other)[0] == [item]
+    assert len(load(hh_rlhf, tmp_path)[0]) == 2
     # Unpacked beside packed: the same rows once.
     write_lines(tmp_path / "harmless-base" / "test.jsonl", [pair("One?")])
     assert len(load(hh_rlhf, tmp_path)[0]) == 2
@@ -388,7 +405,7 @@ def test_arena_reads_the_wrapper_with_instances(tmp_path: Path) -> None:
     items, ledger = load(chatbot_arena, write(tmp_path / "a.json", json.dumps(wrapped)))
     assert [turns(item) for item in items] == [[("user", "Hi?"), ("assistant", "Yes.")]]
     assert reasons(ledger) == ["row 2: found int, expected an object"]
-    with pytest.raises(CorpusError, match="found dict without a list of battles"):
+    with pytest.raises(CorpusError, match=r"found dict, expected a list .* as `instances`"):
         load(chatbot_arena, write(tmp_path / "a.json", '{"rows": []}'))
 
 
@@ -455,7 +472,7 @@ def test_arena_names_a_damaged_parquet_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(CorpusError, match=r"a\.parquet: not readable as Parquet .*fetch it again"):
         load(chatbot_arena, path)
-    with pytest.raises(CorpusError, match=r"a\.csv: found a file of another kind"):
+    with pytest.raises(CorpusError, match=r"a\.csv: found a file that is none of"):
         load(chatbot_arena, write(tmp_path / "a.csv", "a,b"))
 
 
@@ -564,15 +581,15 @@ def test_amazon_keeps_the_split_by_product(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("__import__('os').getcwd()", "neither JSON nor a Python dict literal"),
-        ("{'asin': 'B1', 'question': 'Cut o", "neither JSON nor"),
-        ("[" * 5000, "neither JSON nor"),
-        ("-" * 100_000 + "1", "neither JSON nor"),
-        ("-" * 3000 + "1", "neither JSON nor"),
-        ("{[]: 1}", "neither JSON nor"),
-        ("['B1']", "found list, expected"),
-        ("{'asin': 'B1', 'answer': 'Yes.'}", "found nothing as `question`"),
-        ("{'question': 'Q?', 'answer': 'Yes.'}", "found nothing as `asin`"),
+        ("__import__('os').getcwd()", "neither a JSON object nor a Python dict literal"),
+        ("{'asin': 'B1', 'question': 'Cut o", "found neither"),
+        ("[" * 5000, "found neither"),
+        ("-" * 100_000 + "1", "found neither"),
+        ("-" * 3000 + "1", "found neither"),
+        ("{[]: 1}", "found neither"),
+        ("['B1']", "found neither"),
+        ("{'asin': 'B1', 'answer': 'Yes.'}", "found no `question`, expected text"),
+        ("{'question': 'Q?', 'answer': 'Yes.'}", "found no `asin`, expected text"),
         ("{'asin': 'B1', 'questionText': 'Q?'}", "found no `answers`"),
     ],
 )
@@ -684,13 +701,13 @@ def test_coqa_reads_conversations_without_their_passage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "expected"),
     [
-        ({"answers": []}, "found no `answers`"),
+        ({"answers": []}, "found `answers` [], expected a list of objects"),
         ({"answers": [{"input_text": "a", "turn_id": 2}]}, "turn 1: found a question or an answer"),
         ({"questions": [{"input_text": "a"}]}, "found `turn_id` None in `questions`"),
         ({"questions": [{"turn_id": 1}] * 2}, "found `turn_id` 1 in `questions`, expected its own"),
-        ({"questions": [{"turn_id": 1}]}, "found nothing as `input_text`"),
-        ({"story": None}, "found NoneType as `story`"),
-        ({"id": 7}, "found int as `id`"),
+        ({"questions": [{"turn_id": 1}]}, "found no `input_text`"),
+        ({"story": None}, "found no `story`"),
+        ({"id": 7}, "found `id` 7, expected text"),
     ],
 )
 def test_coqa_quarantines_what_it_cannot_read(tmp_path: Path, broken: Any, expected: str) -> None:
@@ -701,7 +718,7 @@ def test_coqa_quarantines_what_it_cannot_read(tmp_path: Path, broken: Any, expec
 
 
 def test_coqa_names_a_file_without_conversations(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="found dict without a list of conversations"):
+    with pytest.raises(CorpusError, match=r"found dict, expected a list .* as `data`"):
         load(coqa, write(tmp_path / "a.json", '{"text": "a"}'))
     with pytest.raises(CorpusError, match="found 0 rows, none of them readable"):
         load(coqa, write(tmp_path / "a.json", "[]"))
@@ -808,15 +825,13 @@ def test_cornell_quarantines_rows_that_do_not_resolve(tmp_path: Path) -> None:
 )
 def test_cornell_needs_all_four_files(tmp_path: Path, name: str) -> None:
     folder = write_cornell(tmp_path, **{f"movie_{name}": b"a foreign file\n"})
-    with pytest.raises(
-        CorpusError, match=rf"movie_{name}\.txt: found .*; expected the folder with"
-    ):
+    with pytest.raises(CorpusError, match=rf"movie_{name}\.txt: found .*; expected Cornell"):
         load(cornell, folder)
     write_cornell(folder, **{f"movie_{name}": LFS})
     with pytest.raises(CorpusError, match=rf"movie_{name}\.txt: found a Git LFS pointer"):
         load(cornell, folder)
     (folder / f"movie_{name}.txt").unlink()
-    with pytest.raises(CorpusError, match=rf"found no movie_{name}\.txt; expected the folder with"):
+    with pytest.raises(CorpusError, match=rf"found no movie_{name}\.txt; expected movie_lines"):
         load(cornell, folder)
 
 

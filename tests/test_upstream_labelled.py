@@ -103,7 +103,7 @@ def test_every_loader_answers_built_in_tasks_and_says_what_it_reads(loader: str)
     [
         ({"judged": "each"}, r"corpora.mine.judged: found 'each'"),
         ({"languages": ("English",)}, r"corpora.mine.languages: found English"),
-        ({"part": "sideways"}, r"corpora.mine.part: found 'sideways', expected "),
+        ({"part": "sideways"}, r"part: found 'sideways', (expected one of|but .* has no parts)"),
         ({}, "no such folder|no such file or folder|found neither"),
     ],
 )
@@ -121,10 +121,19 @@ def test_foreign_files_and_tasks_are_refused(tmp_path: Path, loader: str) -> Non
         read(loader, tmp_path, "usefulness")
     write(tmp_path / "notes.md", "# notes")
     task = "yes_no" if loader == "flan_cot" else LOADERS[loader].ABOUT.tasks[0]
-    with pytest.raises(CorpusError, match=r"found none of .* files; expected "):
+    with pytest.raises(CorpusError, match=r"found no file of .*; expected "):
         read(loader, tmp_path, task)
     with pytest.raises(CorpusError, match="found a file"):
         read(loader, tmp_path / "notes.md", task)
+
+
+def test_a_folder_is_no_file_and_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").mkdir()
+    with pytest.raises(CorpusError, match=r"found no file of emotion; expected train\.txt, val"):
+        read("emotion", tmp_path)
+    (tmp_path / "a.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(CorpusError, match=r"a\.json: not there"):
+        read("just_eval", tmp_path)
 
 
 def own_task(name: str, *names: str, kind: Kind = Kind.NOMINAL) -> Task:
@@ -302,7 +311,7 @@ def test_esnli_files_must_be_aligned(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"s2\.dev: ends before line 2"):
         read("esnli", tmp_path)
     (tmp_path / "s2.dev").unlink()
-    with pytest.raises(CorpusError, match=r"found labels\.dev, but not s2\.dev"):
+    with pytest.raises(CorpusError, match=r"found no s2\.dev; expected s1\.dev, s2\.dev"):
         read("esnli", tmp_path)
 
 
@@ -318,6 +327,57 @@ def test_esnli_a_broken_line_moves_no_other_label(tmp_path: Path) -> None:
         ("labels.dev", 1), ("s1.dev", 2),
     ]  # fmt: skip
     assert ledger.rows == 3
+
+
+def test_esnli_an_empty_last_explanation_without_a_newline_is_one(tmp_path: Path) -> None:
+    aligned(tmp_path, "dev", [*PAIRS, ("Rain . ", "Wet . ", "entailment", "rain is wet", "", "")])
+    assert (tmp_path / "preproc1_expl_3.dev").read_text() == "not both\nyes\n"
+    items, ledger = read("esnli", tmp_path)
+    assert [len(item.replies) for item in items] == [2, 3, 1]
+    assert ledger.counts == {esnli.NO_WHY: 3}
+    assert (ledger.rows, ledger.unreadable, len(ledger.inputs)) == (3, 0, 6)
+    # With a last newline, or blank lines at every end, it is the same.
+    for file in tmp_path.iterdir():
+        file.write_text(file.read_text().rstrip("\n") + "\n" * (3 if "expl_3" in file.name else 2))
+    again, ledger = read("esnli", tmp_path)
+    assert again == items
+    assert (ledger.rows, ledger.unreadable) == (3, 0)
+    write(tmp_path / "preproc1_expl_1.dev", "")
+    with pytest.raises(CorpusError, match=r"preproc1_expl_1\.dev: ends before line 2"):
+        read("esnli", tmp_path)
+    aligned(tmp_path, "dev", [("A man . ", "A dog . ", "contradiction", "")])
+    for more in ("2", "3"):
+        (tmp_path / f"preproc1_expl_{more}.dev").unlink()
+    (alone,), _ = read("esnli", tmp_path)
+    assert [a.assessment for a in said(alone)] == [None]
+
+
+def test_esnli_a_lost_explanation_is_no_empty_one(tmp_path: Path) -> None:
+    aligned(tmp_path, "dev", PAIRS)
+    write(tmp_path / "preproc1_expl_1.dev", "a man is a person")
+    with pytest.raises(CorpusError, match=r"preproc1_expl_1\.dev: ends before line 2"):
+        read("esnli", tmp_path)
+    write(tmp_path / "preproc1_expl_1.dev", "a man is no dog\na man is a person\nmore")
+    with pytest.raises(CorpusError, match=r"s1\.dev: ends before line 3"):
+        read("esnli", tmp_path)
+
+
+def test_esnli_a_broken_last_line_is_there(tmp_path: Path) -> None:
+    aligned(tmp_path, "dev", PAIRS)
+    write(tmp_path / "s2.dev", b"A dog . \nA \xff . \n")
+    (item,), ledger = read("esnli", tmp_path)
+    assert texts(item)[1] == ("hypothesis", "A dog .")
+    assert [(row.file, row.line) for row in ledger.quarantined] == [("s2.dev", 2)]
+
+
+def test_esnli_files_may_be_packed_each_by_itself(tmp_path: Path) -> None:
+    aligned(tmp_path, "dev.gz", PAIRS)
+    items, _ = read("esnli", tmp_path)
+    for stem in ("s1", "preproc1_expl_2"):
+        packed = tmp_path / f"{stem}.dev.gz"
+        write(tmp_path / f"{stem}.dev", gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+    assert read("esnli", tmp_path)[0] == items
 
 
 def test_esnli_reads_upstreams_csv(tmp_path: Path) -> None:
@@ -428,7 +488,7 @@ def test_liar_plus_rows_that_cannot_be_read(tmp_path: Path) -> None:
     assert not items
     assert ledger.rows == 6
     expected = (
-        "found label 'maybe'", "found no `claim`", "not JSON", "found list",
+        "found label 'maybe'", "found `claim` ''", "not JSON", "found list",
         "half a surrogate pair", "found `justification` 3",
     )  # fmt: skip
     for reason, part in zip(reasons(ledger), expected, strict=True):
@@ -551,7 +611,7 @@ def test_ray_llm_results_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(CorpusError, match=r"found no `config\.evaluator`"):
             read("ray_llm", tmp_path)
     write(tmp_path / "a_gpt-4.json", {"config": {"evaluator": "gpt-4"}})
-    with pytest.raises(CorpusError, match="found NoneType, expected a list"):
+    with pytest.raises(CorpusError, match=r"found dict, expected a list .* as `results`"):
         read("ray_llm", tmp_path)
 
 
@@ -607,7 +667,7 @@ def test_dailydialog_joins_responses_by_their_letters(tmp_path: Path) -> None:
     assert set(alone[0].example.gold) == {"on_topic"}
     assert len(alone[0].replies) == 10
     (tmp_path / "fluency_data_release.csv").unlink()
-    with pytest.raises(CorpusError, match=r"expected fluency_data_release\.csv"):
+    with pytest.raises(CorpusError, match=r"found no fluency_data_release\.csv; expected context"):
         read("golden_dailydialog", tmp_path)
 
 

@@ -5,19 +5,17 @@ one answer (or, in `QA_CATEGORY_multiple.json.gz`, all questions of a product wi
 AmazonQA's `{train,val,test}-qar.jsonl` has one JSON object a line: a question with its answers.
 """
 
-import ast
 import html
 import json
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from whytune.corpora import files
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import cuts
+from whytune.corpora.upstream import asked, cuts, fields, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task
 
@@ -39,16 +37,12 @@ ABOUT = About(
         "https://arxiv.org/abs/1908.04364"
     ),
 )
-_EXPECTED = (
-    "McAuley's qa_CATEGORY.json.gz (a Python dict literal a line) or AmazonQA's "
-    "{train,val,test}-qar.jsonl"
-)
-_PATTERNS = tuple(
-    stem + end
-    for stem in ("[qQ][aA]_*.json", "train-qar.jsonl", "val-qar.jsonl", "test-qar.jsonl")
-    for end in ("", ".gz")
-)
-_SPLITS = {"train": Split.TRAIN, "val": Split.VALIDATION, "test": Split.TEST}
+_SPLITS = {
+    "train-qar.jsonl": Split.TRAIN,
+    "val-qar.jsonl": Split.VALIDATION,
+    "test-qar.jsonl": Split.TEST,
+}
+_PATTERNS = [f"**/{file}" for file in ("[qQ][aA]_*.json", *_SPLITS)]
 _ENTITIES = "questions and answers had HTML entities (&gt;), which became characters"
 _NO_ANSWER = "questions have no answer and were left out"
 
@@ -66,72 +60,51 @@ def read(
     Raises:
         CorpusError: no such files, or none of a file's rows holds a question; a part, languages.
     """
-    cuts.part(name, spec, ABOUT)
-    cuts.refuse_languages(name, spec, ABOUT)
-    for file, known_as, split in cuts.parted(cuts.found(path, _PATTERNS, _EXPECTED), _split):
-        with cuts.readable(file, ledger, _EXPECTED):
-            for number, line in files.lines(file, ledger, name=known_as):
-                if not line.strip():
-                    continue
-                ledger.rows += 1
-                try:
-                    row = _row(line)
-                    pairs = list(_pairs(row))
-                    asin = cuts.text(row, "asin")
-                except ValueError as error:
-                    ledger.quarantine(known_as, number, str(error), line)
-                    continue
-                if not pairs:
-                    ledger.counts[_NO_ANSWER] += 1
-                for pair in pairs:
-                    question, answer = (_plain(text, ledger) for text in pair)
-                    conversation = cuts.Conversation(
-                        source=_category(file, row),
-                        group=asin,
-                        said=[("user", question), ("assistant", answer)],
-                        split=split,
-                        line=number,
-                    )
-                    yield from cuts.examples(NAME, conversation, spec, ledger)
+    asked.check(name, ABOUT, tasks, spec)
+    there = release.found(path, _PATTERNS, ABOUT.title, any_name=True)
+    for file in release.whole_splits(there, _SPLITS):
+        items = partial(_items, file=file, spec=spec, ledger=ledger)
+        with reading.readable(file, ledger, ABOUT):
+            yield from reading.items(reading.text_rows(file, ledger), items, ledger)
+
+
+def _items(line: str, file: release.File, spec: CorpusSpec, ledger: Ledger) -> Iterator[Item]:
+    row = _row(line)
+    pairs, asin = list(_pairs(row)), fields.text(row, "asin")
+    if not pairs:
+        ledger.counts[_NO_ANSWER] += 1
+    for pair in pairs:
+        question, answer = (_plain(text, ledger) for text in pair)
+        conversation = cuts.Conversation(
+            source=_category(file, row),
+            group=asin,
+            said=[("user", question), ("assistant", answer)],
+            split=file.split,
+        )
+        yield from cuts.examples(NAME, conversation, spec, ledger)
 
 
 def _row(line: str) -> dict[str, Any]:
-    row = _value(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"found {type(row).__name__}, expected a JSON object or a dict literal")
-    return row
-
-
-def _value(line: str) -> Any:
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except (ValueError, RecursionError):
-        pass
-    try:
-        with warnings.catch_warnings():
-            # A stray backslash is a backslash; Python would warn of it as of a program's.
-            warnings.simplefilter("ignore")
-            return ast.literal_eval(line.strip())
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError("neither JSON nor a Python dict literal; expected one a line") from None
+        row = fields.literal(line)
+    if not isinstance(row, dict):
+        raise ValueError(
+            "found neither a JSON object nor a Python dict literal, expected one a line"
+        )
+    return row
 
 
 def _pairs(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(question, answer) of a row in any of the three forms."""
     if "answer" in row:
-        yield cuts.text(row, "question"), cuts.text(row, "answer")
+        yield fields.text(row, "question", blank=True), fields.text(row, "answer", blank=True)
         return
-    for asked in _objects(row, "questions") if "questions" in row else [row]:
-        question = cuts.text(asked, "questionText")
-        for answer in _objects(asked, "answers"):
-            yield question, cuts.text(answer, "answerText")
-
-
-def _objects(row: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    found = row.get(key)
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise ValueError(f"found no `{key}`, expected a list of objects")
-    return found
+    for one in fields.objects(row, "questions", blank=True) if "questions" in row else [row]:
+        question = fields.text(one, "questionText", blank=True)
+        for answer in fields.objects(one, "answers", blank=True):
+            yield question, fields.text(answer, "answerText", blank=True)
 
 
 def _plain(text: str, ledger: Ledger) -> str:
@@ -141,13 +114,9 @@ def _plain(text: str, ledger: Ledger) -> str:
     return plain.strip()
 
 
-def _category(path: Path, row: Mapping[str, Any]) -> str:
+def _category(file: release.File, row: Mapping[str, Any]) -> str:
     category = row.get("category")
     if isinstance(category, str) and category.strip():
         return category.strip()
-    named = re.fullmatch(r"(?i:qa)_(.+?)(?:_multiple)?\.json(?:\.gz)?", path.name)
+    named = re.fullmatch(r"(?i:qa)_(.+?)(?:_multiple)?\.json", file.plain)
     return named[1] if named else NAME
-
-
-def _split(path: Path) -> Split | None:
-    return _SPLITS.get(path.name.split("-qar.")[0])

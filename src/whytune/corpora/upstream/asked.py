@@ -1,4 +1,4 @@
-"""What a recipe asks of a labelled corpus, compared with what the corpus can give."""
+"""What a recipe asks of a release, compared with what the release can give."""
 
 from collections.abc import Sequence
 
@@ -9,22 +9,41 @@ from whytune.records import Kind, Task
 from whytune.tasks import BUILT_IN
 
 
-def check(name: str, about: About, tasks: Sequence[Task], spec: CorpusSpec) -> str | None:
-    """The part that is asked for: the first one without a word, None where there are no parts.
+def check(name: str, about: About, tasks: Sequence[Task], spec: CorpusSpec) -> str:
+    """The part that is asked of a release that names no languages, as `part`.
 
     Raises:
-        CorpusError: a task that the corpus does not answer, a part that it does not have, or a
-            knob of raw conversations.
+        CorpusError: languages, or a part that the release does not have; of a labelled one a task
+            that it does not answer, or `judged: each`, as its labels are about the last turn.
     """
-    check_tasks(name, about.title, tasks, about.tasks)
-    check_knobs(name, about.title, spec)
-    if spec.part is None:
-        return about.parts[0] if about.parts else None
-    if spec.part not in about.parts:
-        known = f"one of {', '.join(about.parts)}" if about.parts else "none"
+    if about.tasks:
+        check_tasks(name, about.title, tasks, about.tasks)
+        if spec.judged != "last":
+            raise CorpusError(
+                f"corpora.{name}.judged: found {spec.judged!r}, but the labels of {about.title} "
+                "are about the last turn; leave it out"
+            )
+    if spec.languages:
         raise CorpusError(
-            f"corpora.{name}.part: found {spec.part!r}, expected {known}; correct it, or leave it "
-            "out"
+            f"corpora.{name}.languages: found {', '.join(spec.languages)}, but {about.title} names "
+            "no languages; leave it out"
+        )
+    return part(name, about, spec)
+
+
+def part(name: str, about: About, spec: CorpusSpec) -> str:
+    """The part that is asked for: the first one without a word, "" where there are no parts.
+
+    Raises:
+        CorpusError: a part that the release does not have.
+    """
+    if spec.part is None:
+        return next(iter(about.parts), "")
+    if spec.part not in about.parts:
+        parts = ", ".join(about.parts)
+        known = f"expected one of {parts}" if parts else f"but {about.title} has no parts"
+        raise CorpusError(
+            f"corpora.{name}.part: found {spec.part!r}, {known}; correct it, or leave it out"
         )
     return spec.part
 
@@ -72,21 +91,3 @@ def check_ordinal(name: str, tasks: Sequence[Task]) -> None:
                 f"corpora.{name}: found task {task.name!r} with labels without an order, but the "
                 "corpus gives scores; make it ordinal, or use the built-in task"
             )
-
-
-def check_knobs(name: str, title: str, spec: CorpusSpec) -> None:
-    """Make sure that nothing is asked that labels of one turn cannot give.
-
-    Raises:
-        CorpusError: `judged: each`, or `languages`.
-    """
-    if spec.judged != "last":
-        raise CorpusError(
-            f"corpora.{name}.judged: found {spec.judged!r}, but the labels of {title} are about the "
-            "last turn; leave it out"
-        )
-    if spec.languages:
-        raise CorpusError(
-            f"corpora.{name}.languages: found {', '.join(spec.languages)}, but {title} names no "
-            "languages; leave it out"
-        )

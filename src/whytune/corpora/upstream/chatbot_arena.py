@@ -18,7 +18,7 @@ from whytune.corpora import files
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import cuts
+from whytune.corpora.upstream import asked, cuts, fields, reading, release
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task
@@ -38,17 +38,11 @@ ABOUT = About(
     ),
     parts=("a", "b", "both"),
 )
-_EXPECTED = (
-    "Chatbot Arena's Parquet, .jsonl or .json files with `conversation_a` and `conversation_b`"
-)
-_PATTERNS = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.json", "*.json.gz")
+_PATTERNS = ("**/*.parquet", "**/*.jsonl", "**/*.json")
 _COLUMNS = ("conversation_a", "conversation_b", "model_a", "model_b", "language")
 _BATCH = 256  # rows; a reply has a few KiB
 _OTHER = "battles in other languages were left out"
 _PICTURES = "battles hold more than text and were left out"
-
-_Row = tuple[int | None, str, dict[str, Any]]
-"""(line or None, how messages name it, cells)."""
 
 
 def read(
@@ -64,27 +58,28 @@ def read(
         CorpusError: no such file, a file none of whose rows is a battle, an unknown part, or no
             battle in the languages asked for.
     """
-    part = cuts.part(name, spec, ABOUT)
-    sides = ("a", "b") if part == "both" else (str(part),)
+    part = asked.part(name, ABOUT, spec)
+    sides = ("a", "b") if part == "both" else (part,)
     wanted = {language.casefold() for language in spec.languages}
     seen: Counter[str] = Counter()
-    for file, known_as in _files(path):
-        with cuts.readable(file, ledger, _EXPECTED):
-            for line, place, row in _rows(file, known_as, ledger):
-                try:
-                    battle = _battle(row, line)
-                except ValueError as error:
-                    ledger.quarantine(known_as, line, f"{place}{error}", cuts.shown(row))
-                    continue
-                language = str(row.get("language"))
-                seen[language] += 1
-                if wanted and language.casefold() not in wanted:
-                    ledger.counts[_OTHER] += 1
-                elif battle is None:
-                    ledger.counts[_PICTURES] += 1
-                else:
-                    for side in sides:
-                        yield from cuts.examples(NAME, battle[side], spec, ledger)
+
+    def items(row: dict[str, Any]) -> Iterator[Item]:
+        battle = _battle(row)
+        language = str(row.get("language"))
+        seen[language] += 1
+        if wanted and language.casefold() not in wanted:
+            ledger.counts[_OTHER] += 1
+        elif battle is None:
+            ledger.counts[_PICTURES] += 1
+        else:
+            for side in sides:
+                yield from cuts.examples(NAME, battle[side], spec, ledger)
+
+    there = release.found(path, _PATTERNS, ABOUT.title)
+    # A release in Parquet comes with other JSON files, which describe it.
+    for file in [file for file in there if file.plain.endswith(".parquet")] or there:
+        with reading.readable(file, ledger, ABOUT):
+            yield from reading.items(_rows(file, ledger), items, ledger)
     if wanted and not wanted & {language.casefold() for language in seen}:
         raise _no_battle(name, spec, seen)
 
@@ -97,85 +92,43 @@ def _no_battle(name: str, spec: CorpusSpec, seen: Counter[str]) -> CorpusError:
     )
 
 
-def _battle(row: dict[str, Any], line: int | None) -> dict[str, cuts.Conversation] | None:
+def _battle(row: dict[str, Any]) -> dict[str, cuts.Conversation] | None:
     """Side -> its conversation; None where a turn holds more than text."""
-    said = {side: _said(row, f"conversation_{side}") for side in ("a", "b")}
+    said = {
+        side: [_turn(turn) for turn in fields.objects(row, f"conversation_{side}")]
+        for side in ("a", "b")
+    }
     if any(text is None for turns in said.values() for _, text in turns):
         return None
     turns = {side: [(role, text or "") for role, text in said[side]] for side in said}
     prompt = next((text for role, text in turns["a"] if role == "user"), turns["a"][0][1])
     return {
         side: cuts.Conversation(
-            source=str(row.get(f"model_{side}") or NAME),
-            group=normal(prompt),
-            said=turns[side],
-            line=line,
+            source=str(row.get(f"model_{side}") or NAME), group=normal(prompt), said=turns[side]
         )
         for side in turns
     }
 
 
-def _said(row: dict[str, Any], key: str) -> list[tuple[str, str | None]]:
-    turns = row.get(key)
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"found no turns as `{key}`, expected a list of {{role, content}}")
-    return [_turn(turn, key) for turn in turns]
-
-
-def _turn(turn: Any, key: str) -> tuple[str, str | None]:
+def _turn(turn: dict[str, Any]) -> tuple[str, str | None]:
     """(role, text); the text is None where a turn holds more than text."""
-    if not isinstance(turn, dict):
-        raise ValueError(f"found {type(turn).__name__} in `{key}`, expected {{role, content}}")
-    parts = turn.get("content")
-    role = cuts.text(turn, "role")
+    role, parts = fields.text(turn, "role"), turn.get("content")
     if not isinstance(parts, list):
-        return role, cuts.text(turn, "content")
+        return role, fields.text(turn, "content", blank=True)
     # Later releases write a turn as a list of parts, some of which are pictures.
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
         return role, None
-    return role, "\n\n".join(cuts.text(part, "text") for part in parts)
+    return role, "\n\n".join(fields.text(part, "text", blank=True) for part in parts)
 
 
-def _files(path: Path) -> list[tuple[Path, str]]:
-    """A release in Parquet comes with other JSON files, which describe it."""
-    found = cuts.found(path, _PATTERNS, _EXPECTED)
-    return [entry for entry in found if entry[0].suffix == ".parquet"] or found
-
-
-def _rows(path: Path, known_as: str, ledger: Ledger) -> Iterator[_Row]:
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".jsonl"):
-        for number, row in cuts.json_rows(path, known_as, ledger):
-            yield number, "", row
-        return
-    if name.endswith(".json"):
-        whole = files.read(path)
-        ledger.inputs[known_as] = whole.sha256
-        rows: Iterator[Any] = iter(_listed(whole))
-    elif name.endswith(".parquet"):
-        ledger.inputs[known_as] = files.sha256(path)
-        rows = _parquet(path)
-    else:
-        raise CorpusError(f"{path}: found a file of another kind; expected {_EXPECTED}; convert it")
-    for number, row in enumerate(rows, start=1):
-        ledger.rows += 1
-        row = row.get("instance", row) if isinstance(row, dict) else row
-        if isinstance(row, dict):
-            yield None, f"row {number}: ", row
-        else:
-            reason = f"row {number}: found {type(row).__name__}, expected an object"
-            ledger.quarantine(known_as, None, reason, cuts.shown(row))
-
-
-def _listed(whole: files.Whole) -> list[Any]:
-    value = files.json_value(whole)
-    rows = value.get("instances") if isinstance(value, dict) else value
-    if not isinstance(rows, list):
-        raise CorpusError(
-            f"{whole.place}: found {type(value).__name__} without a list of battles; expected a "
-            "list, or an object with `instances`; name another file"
-        )
-    return rows
+def _rows(file: release.File, ledger: Ledger) -> Iterator[reading.Row[dict[str, Any]]]:
+    if file.plain.endswith(".jsonl"):
+        return reading.jsonl_rows(file, ledger)
+    if file.plain.endswith(".parquet"):
+        ledger.inputs[file.name] = files.sha256(file.path)
+        return reading.object_rows(_parquet(file.path), file, ledger, "row")
+    rows = reading.json_rows(file, ledger, "row", "instances")
+    return reading.parsed(rows, lambda row: reading.as_object(row.get("instance", row)), ledger)
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:

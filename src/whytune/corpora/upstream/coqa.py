@@ -8,14 +8,13 @@ largest has 49 MB).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from whytune.corpora import files
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import cuts
-from whytune.errors import CorpusError
+from whytune.corpora.upstream import asked, cuts, fields, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task
 
@@ -34,8 +33,7 @@ ABOUT = About(
         "Challenge, TACL 7, 2019, https://arxiv.org/abs/1808.07042"
     ),
 )
-_EXPECTED = "coqa-train-v1.0.json and coqa-dev-v1.0.json, or a JSON list of such conversations"
-_RELEASE = {"coqa-train-v1.0.json": Split.TRAIN, "coqa-dev-v1.0.json": Split.TEST}
+_SPLITS = {"coqa-train-v1.0.json": Split.TRAIN, "coqa-dev-v1.0.json": Split.TEST}
 _ROLES = {"user": "user", "system": "assistant"}
 _BAD = "question and answer pairs are marked as bad turns and were left out"
 _UNKNOWN = "answers say that the passage does not tell (`unknown`) and were kept"
@@ -69,80 +67,46 @@ def read(
         CorpusError: no such files, a file that is not whole JSON or holds no conversations; a
             part, languages.
     """
-    cuts.part(name, spec, ABOUT)
-    cuts.refuse_languages(name, spec, ABOUT)
-    for file, known_as, split in cuts.parted(_files(path), _split):
-        with cuts.readable(file, ledger, _EXPECTED):
-            for number, row in enumerate(_rows(file, known_as, ledger), start=1):
-                ledger.rows += 1
-                try:
-                    story = _story(row)
-                except ValueError as error:
-                    reason = f"conversation {number}: {error}"
-                    ledger.quarantine(known_as, None, reason, cuts.shown(row))
-                    continue
-                _count(story, ledger)
-                conversation = cuts.Conversation(
-                    source=story.source, group=story.id, said=story.said, split=split
-                )
-                yield from cuts.examples(NAME, conversation, spec, ledger)
+    asked.check(name, ABOUT, tasks, spec)
+    there = release.found(path, ["**/*.json"], ABOUT.title, any_name=True)
+    own = [file for file in there if file.name.removesuffix(".gz") in _SPLITS]
+    for file in release.whole_splits(own or there, _SPLITS):
+        items = partial(_items, split=file.split, spec=spec, ledger=ledger)
+        with reading.readable(file, ledger, ABOUT):
+            rows = reading.json_rows(file, ledger, "conversation", "data")
+            yield from reading.items(rows, items, ledger)
 
 
-def _files(path: Path) -> list[tuple[Path, str]]:
-    found = cuts.found(path, ("*.json", "*.json.gz"), _EXPECTED)
-    release = [entry for entry in found if entry[1].removesuffix(".gz") in _RELEASE]
-    return release or found
-
-
-def _split(path: Path) -> Split | None:
-    return _RELEASE.get(path.name.removesuffix(".gz"))
-
-
-def _rows(path: Path, known_as: str, ledger: Ledger) -> list[Any]:
-    whole = files.read(path)
-    ledger.inputs[known_as] = whole.sha256
-    value = files.json_value(whole)
-    rows = value.get("data") if isinstance(value, dict) else value
-    if not isinstance(rows, list):
-        raise CorpusError(
-            f"{whole.place}: found {type(value).__name__} without a list of conversations; "
-            f"expected {_EXPECTED}; name another file"
-        )
-    return rows
-
-
-def _count(story: _Story, ledger: Ledger) -> None:
+def _items(
+    row: dict[str, Any], split: Split | None, spec: CorpusSpec, ledger: Ledger
+) -> Iterator[Item]:
+    story = _without_passage(row) if "dialogue_id" in row else _native(row)
     counted = {
         _BAD: story.bad,
         _UNKNOWN: story.unknown,
         _NO_PASSAGE: int(all(role != "passage" for role, _ in story.said)),
     }
     ledger.counts.update({what: count for what, count in counted.items() if count})
-
-
-def _story(row: Any) -> _Story:
-    if not isinstance(row, dict):
-        raise ValueError(f"found {type(row).__name__}, expected an object")
-    return _without_passage(row) if "dialogue_id" in row else _native(row)
+    conversation = cuts.Conversation(
+        source=story.source, group=story.id, said=story.said, split=split
+    )
+    return cuts.examples(NAME, conversation, spec, ledger)
 
 
 def _native(row: dict[str, Any]) -> _Story:
-    questions, answers = (
-        _numbered(row, "questions", "turn_id"),
-        _numbered(row, "answers", "turn_id"),
-    )
+    questions, answers = (_numbered(row, key, "turn_id") for key in ("questions", "answers"))
     if alone := questions.keys() ^ answers.keys():
         raise ValueError(f"turn {min(alone)}: found a question or an answer, expected both")
     # Lists need not be in order, nor in the same one.
     pairs = [(questions[turn], answers[turn]) for turn in sorted(questions)]
     good = [pair for pair in pairs if not any(map(_is_bad, pair))]
-    said = [("passage", cuts.text(row, "story"))]
+    said = [("passage", fields.text(row, "story", blank=True))]
     for question, answer in good:
-        said.append(("user", cuts.text(question, "input_text")))
-        said.append(("assistant", cuts.text(answer, "input_text")))
+        said.append(("user", fields.text(question, "input_text", blank=True)))
+        said.append(("assistant", fields.text(answer, "input_text", blank=True)))
     return _Story(
-        id=cuts.text(row, "id"),
-        source=cuts.text(row, "source"),
+        id=fields.text(row, "id"),
+        source=fields.text(row, "source"),
         said=said,
         bad=len(pairs) - len(good),
         unknown=sum(answer.get("span_start") == -1 for _, answer in good),
@@ -156,12 +120,12 @@ def _is_bad(entry: dict[str, Any]) -> bool:
 
 def _without_passage(row: dict[str, Any]) -> _Story:
     turns = [turn for _, turn in sorted(_numbered(row, "turns", "id").items())]
-    said = [(cuts.text(turn, "speaker"), cuts.text(turn, "text")) for turn in turns]
+    said = [(fields.text(turn, "speaker"), fields.text(turn, "text", blank=True)) for turn in turns]
     if strangers := {who for who, _ in said} - _ROLES.keys():
         raise ValueError(f"found speaker {min(strangers)!r}, expected user or system")
     return _Story(
-        id=cuts.text(row, "dialogue_id"),
-        source=cuts.text(row, "source"),
+        id=fields.text(row, "dialogue_id"),
+        source=fields.text(row, "source"),
         said=[(_ROLES[who], text) for who, text in said],
         unknown=sum(turn.get("span_start") == -1 for turn in turns),
     )
@@ -169,12 +133,9 @@ def _without_passage(row: dict[str, Any]) -> _Story:
 
 def _numbered(row: dict[str, Any], key: str, number: str) -> dict[int, dict[str, Any]]:
     """The entries of a list by their number."""
-    entries = row.get(key)
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"found no `{key}`, expected a list of objects")
     by_number: dict[int, dict[str, Any]] = {}
-    for entry in entries:
-        index = entry.get(number) if isinstance(entry, dict) else None
+    for entry in fields.objects(row, key):
+        index = entry.get(number)
         if not isinstance(index, int) or index in by_number:
             raise ValueError(
                 f"found `{number}` {index!r} in `{key}`, expected its own whole number"

@@ -5,18 +5,16 @@ of line ids) in another. Lines wait in a temporary database that SQLite keeps on
 memory stays small however long the file is.
 """
 
-import ast
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-from whytune.corpora import files
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import cuts
-from whytune.errors import CorpusError
+from whytune.corpora.upstream import asked, cuts, fields, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task
 
@@ -37,7 +35,8 @@ _LINES = "movie_lines.txt"
 _CONVERSATIONS = "movie_conversations.txt"
 _TITLES = "movie_titles_metadata.txt"
 _CHARACTERS = "movie_characters_metadata.txt"
-_EXPECTED = f"the folder with {_LINES}, {_CONVERSATIONS}, {_TITLES} and {_CHARACTERS}"
+_FILES = (_LINES, _CONVERSATIONS, _TITLES, _CHARACTERS)
+_LATIN = "latin-1"  # film titles are ISO-8859-1, in which every byte is a character
 _SEPARATOR = " +++$+++ "
 _TAG = re.compile(r"</?[a-zA-Z]+>")
 _TAGS = "lines of film dialogue had tags (<u>, <i>), which were removed"
@@ -56,72 +55,56 @@ def read(
         CorpusError: one of the four files is not there, or holds nothing readable; a part,
             languages.
     """
-    cuts.part(name, spec, ABOUT)
-    cuts.refuse_languages(name, spec, ABOUT)
-    folder = _folder(path)
-    titles = _named(folder / _TITLES, ledger)
-    characters = _named(folder / _CHARACTERS, ledger)
-    file = folder / _CONVERSATIONS
+    asked.check(name, ABOUT, tasks, spec)
+    said_in, conversations, films, people = release.together(path, _FILES, ABOUT.title)
+    titles, characters = _named(films, ledger), _named(people, ledger)
     # A database without a name is a file of SQLite's own, gone when closed.
-    with closing(sqlite3.connect("")) as lines, cuts.readable(file, ledger, _EXPECTED):
-        _fill(lines, folder / _LINES, ledger)
-        for number, row in files.lines(file, ledger, encoding="latin-1"):
-            ledger.rows += 1
-            try:
-                film, ids = _conversation(row)
-                said = [_said(lines, line, characters) for line in ids]
-            except ValueError as error:
-                ledger.quarantine(file.name, number, str(error), row)
-                continue
-            conversation = cuts.Conversation(
-                source=titles.get(film, film), group=film, said=said, line=number
-            )
-            yield from cuts.examples(NAME, conversation, spec, ledger, role=None)
+    with closing(sqlite3.connect("")) as lines:
+        _fill(lines, said_in, ledger)
+
+        def items(row: str) -> Iterator[Item]:
+            film, ids = _conversation(row)
+            said = [_said(lines, line, characters) for line in ids]
+            conversation = cuts.Conversation(source=titles.get(film, film), group=film, said=said)
+            return cuts.examples(NAME, conversation, spec, ledger, role=None)
+
+        with reading.readable(conversations, ledger, ABOUT):
+            rows = reading.text_rows(conversations, ledger, _LATIN)
+            yield from reading.items(rows, items, ledger)
 
 
-def _folder(path: Path) -> Path:
-    for file in (_LINES, _CONVERSATIONS, _TITLES, _CHARACTERS):
-        if not (path / file).is_file():
-            raise CorpusError(f"{path}: found no {file}; expected {_EXPECTED}; set `path` to it")
-    return path
+def _cells(row: str, count: int) -> list[str]:
+    # The last cell may hold the separator, or nothing: the row is not to be stripped before.
+    cells = row.split(_SEPARATOR, count - 1)
+    if len(cells) != count:
+        raise ValueError(f"found {len(cells)} fields, expected {count} between `{_SEPARATOR}`")
+    return cells
 
 
-def _fields(row: str, count: int) -> list[str]:
-    # The last field may hold the separator, or nothing: the row is not to be stripped before.
-    fields = row.split(_SEPARATOR, count - 1)
-    if len(fields) != count:
-        raise ValueError(f"found {len(fields)} fields, expected {count} between `{_SEPARATOR}`")
-    return fields
-
-
-def _rows(path: Path, count: int, ledger: Ledger) -> Iterator[list[str]]:
+def _rows(file: release.File, count: int, ledger: Ledger) -> Iterator[list[str]]:
     """The fields of each row that could be read."""
-    # Film titles are ISO-8859-1, in which every byte is a character.
-    for number, row in files.lines(path, ledger, encoding="latin-1"):
-        try:
-            yield _fields(row, count)
-        except ValueError as error:
-            ledger.rows += 1
-            ledger.quarantine(path.name, number, str(error), row)
+    good = 0
+    with reading.readable(file, ledger, ABOUT):
+        rows = reading.text_rows(file, ledger, _LATIN)
+        for row in reading.parsed(rows, partial(_cells, count=count), ledger):
+            good += 1
+            yield row.value
+    ledger.rows -= good  # a row of the ledger is a conversation
 
 
-def _named(path: Path, ledger: Ledger) -> dict[str, str]:
+def _named(file: release.File, ledger: Ledger) -> dict[str, str]:
     """Id -> name, of the films or of the characters."""
-    named = {fields[0]: fields[1].strip() for fields in _rows(path, 6, ledger)}
-    if not named:
-        raise CorpusError(f"{path}: found no readable row; expected {_EXPECTED}; fetch it again")
-    return named
+    return {cells[0]: cells[1].strip() for cells in _rows(file, 6, ledger)}
 
 
-def _fill(lines: sqlite3.Connection, path: Path, ledger: Ledger) -> None:
+def _fill(lines: sqlite3.Connection, file: release.File, ledger: Ledger) -> None:
     """Who says what, by line id."""
     lines.execute("CREATE TABLE line (id TEXT PRIMARY KEY, who TEXT, name TEXT, text TEXT)")
     rows = (
         (line, who, name.strip(), _plain(text, ledger))
-        for line, who, _, name, text in _rows(path, 5, ledger)
+        for line, who, _, name, text in _rows(file, 5, ledger)
     )
-    if lines.executemany("INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?)", rows).rowcount < 1:
-        raise CorpusError(f"{path}: found no readable line; expected {_EXPECTED}; fetch it again")
+    lines.executemany("INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?)", rows)
 
 
 def _plain(text: str, ledger: Ledger) -> str:
@@ -134,13 +117,10 @@ def _plain(text: str, ledger: Ledger) -> str:
 
 def _conversation(row: str) -> tuple[str, list[str]]:
     """The film's id and the ids of the lines, in their order."""
-    _, _, film, listed = _fields(row, 4)
-    try:
-        ids = ast.literal_eval(listed.strip())
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        ids = None
-    if not isinstance(ids, list) or not ids or not all(isinstance(line, str) for line in ids):
-        raise ValueError(f"found {listed[:40]!r}, expected a list of line ids, as ['L194', 'L195']")
+    _, _, film, listed = _cells(row, 4)
+    ids = fields.texts(listed, "line ids, as ['L194', 'L195']")
+    if not ids:
+        raise ValueError("found no line id, expected a list of line ids")
     return film, ids
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task, Turn
 
@@ -41,25 +41,22 @@ def read(
     """
     asked.check(name, ABOUT, tasks, spec)
     asked.check_labels(name, tasks)
-    found = reading.found(path, list(_SPLITS), ABOUT.title)
-    splits = reading.native_splits(found, _SPLITS, ledger)
-    for file, split in splits.items():
-        yield from _items(found[file], file, split, tasks, ledger)
+    there = release.found(path, _SPLITS, ABOUT.title)
+    for file in release.native_splits(there, _SPLITS, ledger):
+        yield from _items(file, tasks, ledger)
 
 
-def _items(
-    path: Path, file: str, split: Split, tasks: Sequence[Task], ledger: Ledger
-) -> Iterator[Item]:
+def _items(file: release.File, tasks: Sequence[Task], ledger: Ledger) -> Iterator[Item]:
     def item(line: str) -> Iterator[Item]:
         # From the right: nothing forbids a semicolon inside a text.
         text, semicolon, label = line.rpartition(";")
         if not semicolon:
             raise ValueError("found no semicolon, expected `text;label`")
-        reading.one_of(label, tasks[0].label_names)
+        fields.one_of(label, tasks[0].label_names)
         # The text alone, so that no text stands on both sides of a split.
         yield labelled.labelled(
             "emotion", (Turn(role="text", text=text),), label, tasks,
-            source="emotion", group=normal(text), split=split,
+            source="emotion", group=normal(text), split=file.split,
         )  # fmt: skip
 
-    yield from reading.items(reading.text_rows(path, file, ledger), item, ledger)
+    yield from reading.items(reading.text_rows(file, ledger), item, ledger)

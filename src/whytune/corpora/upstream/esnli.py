@@ -12,16 +12,18 @@ The label is SNLI's; who explained it knew it. Each explanation is therefore one
 label, and agreement between them says nothing.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat, zip_longest
 from pathlib import Path
 
 from whytune.corpora import files
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task, Turn
@@ -40,6 +42,7 @@ ABOUT = About(
 )
 _ENDINGS = {"train": Split.TRAIN, "dev": Split.VALIDATION, "test": Split.TEST}
 _SPLITS = {f"labels.{ending}": split for ending, split in _ENDINGS.items()}
+_STEMS = ("s1", "s2", "labels", "preproc1_expl_1", "preproc1_expl_2", "preproc1_expl_3")
 _CSV = {
     "esnli_train_1.csv": Split.TRAIN,
     "esnli_train_2.csv": Split.TRAIN,
@@ -49,6 +52,7 @@ _CSV = {
 _COLUMNS = ("Sentence1", "Sentence2", "gold_label", "Explanation_1")
 _EXPLANATIONS = ("Explanation_1", "Explanation_2", "Explanation_3")
 NO_WHY = "explanations are empty and were left out"
+_ENDED = "\n"  # where a file has no more lines; no line holds it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,25 +76,20 @@ def read(
     """
     asked.check(name, ABOUT, tasks, spec)
     asked.check_labels(name, tasks)
+    there = release.found(path, [*_SPLITS, *_CSV], ABOUT.title)
     # The layouts hold the same pairs, so one of them is read.
-    found = reading.found(path, [*_SPLITS, *_CSV], ABOUT.title)
-    aligned = {file: place for file, place in found.items() if not _is_csv(file)}
-    layout, known = (aligned, _SPLITS) if aligned else (found, _CSV)
-    splits = reading.native_splits(layout, known, ledger)
-    for file, split in splits.items():
-        rows = (_csv_rows if layout is found else _aligned_rows)(layout[file], file, ledger)
-        yield from reading.items(
-            rows, partial(_items, split=split, tasks=tasks, ledger=ledger), ledger
-        )
+    aligned = [file for file in there if file.plain in _SPLITS]
+    rows = _aligned_rows if aligned else _csv_rows
+    for file in release.native_splits(aligned or there, _SPLITS | _CSV, ledger):
+        items = partial(_items, split=file.split, tasks=tasks, ledger=ledger)
+        yield from reading.items(rows(file, ledger), items, ledger)
 
 
-def _is_csv(file: str) -> bool:
-    return file.removesuffix(".gz").endswith(".csv")
-
-
-def _items(pair: _Pair, split: Split, tasks: Sequence[Task], ledger: Ledger) -> Iterator[Item]:
+def _items(
+    pair: _Pair, split: Split | None, tasks: Sequence[Task], ledger: Ledger
+) -> Iterator[Item]:
     premise, hypothesis = (text.strip() for text in (pair.premise, pair.hypothesis))
-    label = reading.one_of(pair.label.strip(), tasks[0].label_names)
+    label = fields.one_of(pair.label.strip(), tasks[0].label_names)
     given = [why.strip() for why in pair.whys]
     whys = zip(labelled.raters(len(given)), given, strict=True)
     told: dict[str, str | None] = {rater: why for rater, why in whys if why}
@@ -107,8 +106,8 @@ def _items(pair: _Pair, split: Split, tasks: Sequence[Task], ledger: Ledger) -> 
     )  # fmt: skip
 
 
-def _csv_rows(path: Path, file: str, ledger: Ledger) -> Iterator[reading.Row[_Pair]]:
-    for row in reading.table_rows(path, file, ledger, ",", _COLUMNS):
+def _csv_rows(file: release.File, ledger: Ledger) -> Iterator[reading.Row[_Pair]]:
+    for row in reading.table_rows(file, ledger, ",", _COLUMNS):
         cells = row.value
         pair = _Pair(
             premise=cells["Sentence1"],
@@ -116,63 +115,45 @@ def _csv_rows(path: Path, file: str, ledger: Ledger) -> Iterator[reading.Row[_Pa
             label=cells["gold_label"],
             whys=[cells[c] for c in _EXPLANATIONS if c in cells],
         )
-        yield reading.Row(file=row.file, line=row.line, value=pair, text=row.text)
+        yield row.of(pair)
 
 
-def _aligned_rows(path: Path, file: str, ledger: Ledger) -> Iterator[reading.Row[_Pair]]:
-    columns = _columns(path)
-    streams = [files.lines(column, ledger) for column in columns]
-    for number, cells in _by_number(streams, columns):
-        # A line that is not UTF-8 is missing here and stands in the ledger already.
-        texts = [cell for cell in cells if cell is not None]
-        if len(texts) < len(columns):
+def _aligned_rows(labels: release.File, ledger: Ledger) -> Iterator[reading.Row[_Pair]]:
+    names = [stem + labels.plain.removeprefix("labels") for stem in _STEMS]
+    columns = release.together(labels.path.parent, names[:4], ABOUT.title, names[4:])
+    streams = [_in_place(column, ledger) for column in columns[:3]]
+    streams += [_explanations(column, ledger) for column in columns[3:]]
+    for number, cells in enumerate(zip_longest(*streams, fillvalue=_ENDED), start=1):
+        if set(cells) <= {"", _ENDED}:
             continue
-        ledger.rows += 1
-        premise, hypothesis, label, *whys = texts
-        pair = _Pair(premise=premise, hypothesis=hypothesis, label=label, whys=whys)
-        yield reading.Row(file=file, line=number, value=pair, text=" | ".join(texts))
-
-
-def _columns(labels: Path) -> list[Path]:
-    """The files aligned with a file of labels: premises, hypotheses, labels, explanations."""
-    ending = labels.name.removeprefix("labels")
-
-    def column(stem: str) -> Path | None:
-        plain = labels.with_name(stem + ending)
-        packed = plain.with_name(plain.name.removesuffix(".gz") + ".gz")
-        return next((place for place in (plain, packed) if place.exists()), None)
-
-    sentences = {stem: column(stem) for stem in ("s1", "s2")}
-    whys = [column(stem) for stem in ("preproc1_expl_1", "preproc1_expl_2", "preproc1_expl_3")]
-    missing = [stem + ending for stem, place in sentences.items() if place is None]
-    if missing or not any(whys):
-        missing += [] if any(whys) else [f"preproc1_expl_1{ending}"]
-        raise CorpusError(
-            f"{labels.parent}: found {labels.name}, but not {', '.join(missing)}; expected files "
-            "of as many lines beside it; fetch them too"
-        )
-    return [place for place in (*sentences.values(), labels, *whys) if place is not None]
-
-
-def _by_number(
-    streams: Sequence[Iterator[tuple[int, str]]], columns: Sequence[Path]
-) -> Iterator[tuple[int, list[str | None]]]:
-    """Line number and what every file has there, None where it has nothing readable."""
-    heads = [next(stream, None) for stream in streams]
-    while there := [head[0] for head in heads if head is not None]:
-        if len(there) < len(heads):
-            ended = columns[heads.index(None)]
+        if _ENDED in cells:
             raise CorpusError(
-                f"{ended}: ends before line {min(there)}, which the files beside it have; expected "
-                "as many lines in each; fetch them again"
+                f"{columns[cells.index(_ENDED)].path}: ends before line {number}, which the files "
+                "beside it have; expected as many lines in each; fetch them again"
             )
-        number = min(there)
-        here = [head is not None and head[0] == number for head in heads]
-        yield (
-            number,
-            [head[1] if head and now else None for head, now in zip(heads, here, strict=True)],
-        )
-        heads = [
-            next(stream, None) if now else head
-            for stream, now, head in zip(streams, here, heads, strict=True)
-        ]
+        texts = [cell for cell in cells if cell is not None]
+        # A line that is not UTF-8 is missing here and stands in the ledger already.
+        if len(texts) == len(cells):
+            ledger.rows += 1
+            premise, hypothesis, label, *given = texts
+            pair = _Pair(premise=premise, hypothesis=hypothesis, label=label, whys=given)
+            yield reading.Row(file=labels.name, line=number, value=pair)
+
+
+def _in_place(file: release.File, ledger: Ledger) -> Iterator[str | None]:
+    """Every line of a file, None for one that could not be read."""
+    lines = files.lines(file.path, ledger, name=file.name)
+    while True:
+        before = ledger.unreadable
+        _, line = next(lines, (0, None))
+        yield from repeat(None, ledger.unreadable - before)
+        if line is None:
+            return
+        yield line
+
+
+def _explanations(file: release.File, ledger: Ledger) -> Iterator[str | None]:
+    """As `_in_place`. Upstream writes no last newline: behind one stands an empty explanation."""
+    yield from _in_place(file, ledger)
+    if all(last.endswith(b"\n") for last in deque(files.raw_lines(file.path, Ledger()), maxlen=1)):
+        yield ""

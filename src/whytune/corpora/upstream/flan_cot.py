@@ -12,7 +12,7 @@ from pathlib import Path
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
@@ -46,12 +46,10 @@ def read(
     """
     spec = _with_table(name, path, spec)
     table = asked.check(name, ABOUT, tasks, spec)
-    assert table is not None
     asked.check_tasks(name, f"{ABOUT.title} ({table})", tasks, [_TASKS[table]])
     asked.check_labels(name, tasks)
-    found = reading.found(path, [f"{table}_train.tsv"], f"{ABOUT.title} ({table})")
-    for file, place in found.items():
-        yield from _items(place, file, table, tasks, ledger)
+    for file in release.found(path, [f"{table}_train.tsv"], f"{ABOUT.title} ({table})"):
+        yield from _items(file, table, tasks, ledger)
 
 
 def _with_table(name: str, path: Path, spec: CorpusSpec) -> CorpusSpec:
@@ -68,21 +66,19 @@ def _with_table(name: str, path: Path, spec: CorpusSpec) -> CorpusSpec:
     return spec
 
 
-def _items(
-    path: Path, file: str, table: str, tasks: Sequence[Task], ledger: Ledger
-) -> Iterator[Item]:
+def _items(file: release.File, table: str, tasks: Sequence[Task], ledger: Ledger) -> Iterator[Item]:
     def item(line: str) -> Iterator[Item]:
         cells = line.split("\t")
         if len(cells) != 3:
             raise ValueError(f"found {len(cells)} cells, expected question, answer and reasoning")
         question, answer, reasoning = (cell.replace("\\n", "\n").strip() for cell in cells)
-        reading.one_of(answer, tasks[0].label_names)
+        fields.one_of(answer, tasks[0].label_names)
         yield labelled.labelled(
             "flan_cot", (Turn(role="text", text=question),), answer, tasks,
             source=table, group=_group(question, table), split=None, whys=[reasoning or None],
         )  # fmt: skip
 
-    yield from reading.items(reading.text_rows(path, file, ledger), item, ledger)
+    yield from reading.items(reading.text_rows(file, ledger), item, ledger)
 
 
 def _group(question: str, table: str) -> str:

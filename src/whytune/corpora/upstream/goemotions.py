@@ -13,7 +13,7 @@ from whytune.corpora import files
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, labelled, reading, release
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task, Turn
@@ -52,11 +52,10 @@ def read(
         )
     asked.check(name, ABOUT, tasks, spec)
     asked.check_labels(name, tasks)
-    found = reading.found(path, list(_SPLITS), ABOUT.title)
+    there = release.found(path, _SPLITS, ABOUT.title)
     names = _names(path if path.is_dir() else path.parent, tasks[0], ledger)
-    splits = reading.native_splits(found, _SPLITS, ledger)
-    for file, split in splits.items():
-        yield from _items(found[file], file, split, tasks, names, ledger)
+    for file in release.native_splits(there, _SPLITS, ledger):
+        yield from _items(file, tasks, names, ledger)
 
 
 def _names(folder: Path, task: Task, ledger: Ledger) -> list[str]:
@@ -79,7 +78,7 @@ def _names(folder: Path, task: Task, ledger: Ledger) -> list[str]:
 
 
 def _items(
-    path: Path, file: str, split: Split, tasks: Sequence[Task], names: Sequence[str], ledger: Ledger
+    file: release.File, tasks: Sequence[Task], names: Sequence[str], ledger: Ledger
 ) -> Iterator[Item]:
     def item(line: str) -> Iterator[Item]:
         cells = line.split("\t")
@@ -92,10 +91,10 @@ def _items(
             return
         yield labelled.labelled(
             "goemotions", (Turn(role="text", text=text),), labels[0], tasks,
-            source="goemotions", group=normal(text), split=split,
+            source="goemotions", group=normal(text), split=file.split,
         )  # fmt: skip
 
-    yield from reading.items(reading.text_rows(path, file, ledger), item, ledger)
+    yield from reading.items(reading.text_rows(file, ledger), item, ledger)
 
 
 def _label(number: str, names: Sequence[str]) -> str:

@@ -14,8 +14,7 @@ from pathlib import Path
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
-from whytune.errors import CorpusError
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -46,8 +45,12 @@ def read(
     """
     asked.check(name, ABOUT, tasks, spec)
     asked.check_ordinal(name, tasks)
-    coherence, fluency = (_file(path, file) for file in (_COHERENCE, _FLUENCY))
-    fluent = _fluency(fluency, ledger)
+    coherence, fluency = release.together(path, (_COHERENCE, _FLUENCY), ABOUT.title)
+    # By the letters of the responses.
+    fluent = dict(
+        row.value
+        for row in reading.parsed(reading.csv_rows(fluency, ledger, ","), _fluency, ledger)
+    )
 
     def item(cells: list[str]) -> Iterator[Item]:
         _check_length(cells, 3)
@@ -61,31 +64,13 @@ def read(
             ratings, tasks, source="dailydialog", group=normal(context),
         )  # fmt: skip
 
-    rows = reading.csv_rows(coherence, coherence.name, ledger, ",")
-    yield from reading.items(rows, item, ledger)
+    yield from reading.items(reading.csv_rows(coherence, ledger, ","), item, ledger)
 
 
-def _file(path: Path, file: str) -> Path:
-    # One of the two alone lacks either the context or the fluency, so `path` is their folder.
-    if path.is_file():
-        raise CorpusError(
-            f"{path}: found a file, expected the folder with {_COHERENCE} and {_FLUENCY}; set "
-            "`path` to it"
-        )
-    (place,) = reading.found(path, [file], ABOUT.title).values()
-    return place
-
-
-def _fluency(path: Path, ledger: Ledger) -> dict[str, labelled.Ratings]:
-    """Letters of a response -> its ratings."""
-    fluent = {}
-    for row in reading.csv_rows(path, path.name, ledger, ","):
-        try:
-            _check_length(row.value, 2)
-            fluent[_letters(row.value[1])] = _ratings(row.value[2:])
-        except ValueError as fault:
-            ledger.quarantine(row.file, row.line, str(fault), row.text)
-    return fluent
+def _fluency(cells: Sequence[str]) -> tuple[str, labelled.Ratings]:
+    """The letters of a response and its ratings."""
+    _check_length(cells, 2)
+    return _letters(cells[1]), _ratings(cells[2:])
 
 
 def _check_length(cells: Sequence[str], texts: int) -> None:
@@ -95,7 +80,7 @@ def _check_length(cells: Sequence[str], texts: int) -> None:
 
 def _ratings(cells: Sequence[str]) -> labelled.Ratings:
     return labelled.Ratings(
-        scores=[reading.number_of(cell, _SCALE) for cell in cells],
+        scores=[fields.number(cell, _SCALE) for cell in cells],
         teachers=labelled.raters(_RATERS),
         scale=_SCALE,
     )

@@ -15,7 +15,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -49,9 +49,8 @@ def read(
     """
     asked.check(name, ABOUT, tasks, spec)
     asked.check_ordinal(name, tasks)
-    for file, place in reading.found(path, ["fed_data.json"], ABOUT.title).items():
-        values = reading.json_file(place, file, ledger)
-        rows = list(reading.object_rows(values, file, ledger))
+    for file in release.found(path, ["fed_data.json"], ABOUT.title):
+        rows = list(reading.json_rows(file, ledger))
         wholes = [text for row in rows if (text := _whole(row.value)) is not None]
         reader = partial(_items, wholes=wholes, tasks=tasks, ledger=ledger)
         yield from reading.items(rows, reader, ledger)
@@ -69,7 +68,8 @@ def _items(
     if _whole(row) is not None:
         ledger.counts[WHOLE] += 1
         return
-    context, response = reading.text_of(row, "context"), reading.text_of(row, "response")
+    # As they lie there: the whole dialogue begins with the same letters.
+    context, response = (fields.text(row, key, strip=False) for key in ("context", "response"))
     said = f"{context}\n{response}"
     ratings = _relevance(row, ledger)
     if not ratings.scores:
@@ -77,7 +77,7 @@ def _items(
         return
     yield labelled.golden(
         "golden_fed", _turns(said), {"on_topic": ratings}, tasks,
-        source=reading.text_of(row, "system"),
+        source=fields.text(row, "system"),
         # Turns of one dialogue belong together; each turn's context is how its dialogue begins.
         group=normal(next((whole for whole in wholes if whole.startswith(said)), context)),
     )  # fmt: skip
@@ -90,7 +90,7 @@ def _relevance(row: Mapping[str, Any], ledger: Ledger) -> labelled.Ratings:
         raise ValueError("found no `annotations.Relevant`, expected a list of ratings")
     applies = [not (isinstance(rating, str) and rating.startswith("N/A")) for rating in given]
     scores = {
-        rater: reading.number_of(rating, _SCALE)
+        rater: fields.number(rating, _SCALE)
         for rater, rating, fits in zip(labelled.raters(len(given)), given, applies, strict=True)
         if fits
     }

@@ -7,15 +7,13 @@ explanation. A few scores are below 0, where more was marked than the answer has
 scale, so those answers are left out. The other files of the release repeat this one.
 """
 
-import ast
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -52,25 +50,28 @@ def read(
     """
     asked.check(name, ABOUT, tasks, spec)
     asked.check_ordinal(name, tasks)
-    for file, place in reading.found(path, ["HaluQuestQA.csv"], ABOUT.title).items():
-        rows = reading.table_rows(place, file, ledger, "\t", _COLUMNS)
+    for file in release.found(path, ["HaluQuestQA.csv"], ABOUT.title):
+        rows = reading.table_rows(file, ledger, "\t", _COLUMNS)
         yield from reading.items(rows, lambda row: _items(row, tasks, ledger), ledger)
 
 
 def _items(row: Mapping[str, str], tasks: Sequence[Task], ledger: Ledger) -> Iterator[Item]:
-    question = reading.text_of(row, "question_text").strip()
-    reasons, about = _list(row, "incomplete_ans_reason"), _list(row, "incomplete_ans_label")
+    question = fields.text(row, "question_text")
+    reasons, about = (
+        fields.texts(row[key], f"texts as `{key}`")
+        for key in ("incomplete_ans_reason", "incomplete_ans_label")
+    )
     if len(reasons) != len(about):
         raise ValueError(f"found {len(reasons)} reasons about {len(about)} answers")
     for number in (1, 2):
-        writer = _WRITERS[reading.one_of(row[f"ans{number}_label"], list(_WRITERS))]
-        score = reading.number_of(row[_SCORES[writer]], (-1.0, 1.0))
+        writer = _WRITERS[fields.one_of(row[f"ans{number}_label"], list(_WRITERS))]
+        score = fields.number(row[_SCORES[writer]], (-1.0, 1.0))
         if score < 0:
             ledger.counts[BELOW] += 1
             continue
         own = [why.strip() for why, which in zip(reasons, about, strict=True)
                if which == f"answer{number}"]  # fmt: skip
-        answer = reading.text_of(row, f"ans{number}_text").strip()
+        answer = fields.text(row, f"ans{number}_text")
         yield labelled.golden(
             "golden_haluquestqa",
             (Turn(role="user", text=question), Turn(role="assistant", text=answer)),
@@ -81,16 +82,3 @@ def _items(row: Mapping[str, str], tasks: Sequence[Task], ledger: Ledger) -> Ite
             },
             tasks, source=row["category"], group=normal(question),
         )  # fmt: skip
-
-
-def _list(row: Mapping[str, str], column: str) -> list[str]:
-    """A cell with a Python list of texts; empty where the cell is."""
-    if not row[column].strip():
-        return []
-    try:
-        value: Any = ast.literal_eval(row[column])
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = None
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"found `{column}` {row[column]!r:.60}, expected a list of texts")
-    return [reading.encodable(text) for text in value]

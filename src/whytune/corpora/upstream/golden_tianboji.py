@@ -12,7 +12,7 @@ from typing import Any
 
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -43,59 +43,50 @@ def read(
     """
     asked.check(name, ABOUT, tasks, spec)
     asked.check_ordinal(name, tasks)
-    for file, place in reading.found(path, ["pass_*.json"], ABOUT.title).items():
-        rows = _dialogues(reading.json_file(place, file, ledger), file, ledger)
+    for file in release.found(path, ["pass_*.json"], ABOUT.title):
+        rows = _dialogues(file, ledger)
         yield from reading.items(rows, lambda row: _items(row, tasks, ledger), ledger)
 
 
 def _dialogues(
-    values: Any, file: str, ledger: Ledger
+    file: release.File, ledger: Ledger
 ) -> Iterator[reading.Row[tuple[str, dict[str, Any]]]]:
     """Every dialogue with the name of its worker's task, made of file and number."""
-    for number, work in enumerate(reading.object_rows(values, file, ledger), start=1):
-        ledger.rows -= 1  # dialogues are counted, not tasks
+    for number, work in enumerate(reading.json_rows(file, ledger), start=1):
         dialogues = work.value.get("data")
         if not isinstance(dialogues, list):
-            ledger.rows += 1
+            # Not shown, as the worker is named in it.
             reason = f"{work.place}found no `data`, expected a list of dialogues"
-            ledger.quarantine(file, None, reason)
+            ledger.quarantine(file.name, None, reason)
             continue
-        inside = f"{work.place}dialogue"
-        for row in reading.object_rows(dialogues, file, ledger, inside):
-            yield reading.Row(
-                file=file,
-                line=None,
-                value=(f"{file} {number}", row.value),
-                text=row.text,
-                place=row.place,
-            )
+        ledger.rows -= 1  # dialogues are counted, not tasks
+        for row in reading.object_rows(dialogues, file, ledger, f"{work.place}dialogue"):
+            yield row.of((f"{file.name} {number}", row.value))
 
 
 def _items(
     row: tuple[str, dict[str, Any]], tasks: Sequence[Task], ledger: Ledger
 ) -> Iterator[Item]:
     work, dialogue = row
-    model = reading.text_of(dialogue, "model")
+    model = fields.text(dialogue, "model")
     if model == "QualityControl":
         ledger.counts[CONTROL] += 1
         return
     scores = dialogue.get("raw scores")
     score = scores.get("topic") if isinstance(scores, dict) else None
     ratings = labelled.Ratings(
-        scores=[reading.number_of(score, _SCALE)], teachers=labelled.raters(1), scale=_SCALE
+        scores=[fields.number(score, _SCALE)], teachers=labelled.raters(1), scale=_SCALE
     )
     yield labelled.golden(
-        "golden_tianboji", _turns(dialogue.get("dialogue")), {"on_topic": ratings}, tasks,
+        "golden_tianboji", _turns(dialogue), {"on_topic": ratings}, tasks,
         # The six dialogues of one worker share a rater's habits.
         source=model, group=work,
     )  # fmt: skip
 
 
-def _turns(rounds: Any) -> tuple[Turn, ...]:
-    if not isinstance(rounds, list) or not all(isinstance(r, dict) for r in rounds):
-        raise ValueError("found no `dialogue`, expected a list of rounds")
+def _turns(dialogue: dict[str, Any]) -> tuple[Turn, ...]:
     return tuple(
-        Turn(role=role, text=reading.text_of(each, key).strip())
-        for each in rounds
+        Turn(role=role, text=fields.text(each, key))
+        for each in fields.objects(dialogue, "dialogue")
         for role, key in (("user", "user"), ("assistant", "bot"))
     )

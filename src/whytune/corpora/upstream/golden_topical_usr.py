@@ -13,7 +13,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Task, Turn
 
@@ -43,8 +43,8 @@ def read(
     """
     asked.check(name, ABOUT, tasks, spec)
     asked.check_ordinal(name, tasks)
-    for file, place in reading.found(path, ["topical_chat.json"], ABOUT.title).items():
-        rows = reading.object_rows(reading.json_file(place, file, ledger), file, ledger)
+    for file in release.found(path, ["topical_chat.json"], ABOUT.title):
+        rows = reading.json_rows(file, ledger)
         yield from reading.items(rows, lambda row: [_item(row, tasks)], ledger)
 
 
@@ -52,13 +52,13 @@ def _item(row: dict[str, Any], tasks: Sequence[Task]) -> Item:
     scores = row.get("scores")
     score = scores.get("naturalness") if isinstance(scores, dict) else None
     ratings = labelled.Ratings(
-        scores=[reading.number_of(score, _SCALE)], teachers=["raters-mean"], scale=_SCALE
+        scores=[fields.number(score, _SCALE)], teachers=["raters-mean"], scale=_SCALE
     )
-    source = reading.text_of(row, "source")
+    source = fields.text(row, "source")
     return labelled.golden(
-        "golden_topical_usr", _turns(source, reading.text_of(row, "system_output")),
+        "golden_topical_usr", _turns(source, fields.text(row, "system_output")),
         {"naturalness": ratings}, tasks,
-        source=reading.text_of(row, "system_id"), group=normal(source),
+        source=fields.text(row, "system_id"), group=normal(source),
     )  # fmt: skip
 
 
@@ -70,4 +70,4 @@ def _turns(source: str, response: str) -> tuple[Turn, ...]:
         Turn(role="assistant" if (last - index) % 2 else "user", text=text)
         for index, text in enumerate(said)
     )
-    return (*context, Turn(role="assistant", text=response.strip()))
+    return (*context, Turn(role="assistant", text=response))

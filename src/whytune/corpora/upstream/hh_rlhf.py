@@ -10,13 +10,14 @@ get back to you." - "Sorry about that. ..."), and a joined one would be a reply 
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import cuts
+from whytune.corpora.upstream import asked, cuts, fields, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task
 
@@ -33,11 +34,7 @@ ABOUT = About(
     ),
     parts=("chosen", "rejected"),
 )
-_EXPECTED = (
-    "HH-RLHF's {harmless-base,helpful-base,…}/{train,test}.jsonl.gz (or .jsonl) with `chosen` and "
-    "`rejected`"
-)
-_PATTERNS = ("train.jsonl", "train.jsonl.gz", "test.jsonl", "test.jsonl.gz")
+_SPLITS = {"train.jsonl": Split.TRAIN, "test.jsonl": Split.TEST}
 # "Human:" also occurs inside replies; only behind an empty line does it begin a turn.
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -55,35 +52,31 @@ def read(
     Raises:
         CorpusError: no such files, or none of a file's rows is a pair; an unknown part, languages.
     """
-    side = str(cuts.part(name, spec, ABOUT))
-    cuts.refuse_languages(name, spec, ABOUT)
-    for file, known_as, split in cuts.parted(cuts.found(path, _PATTERNS, _EXPECTED), _split):
-        source = file.absolute().parent.name
-        with cuts.readable(file, ledger, _EXPECTED):
-            for line, row in cuts.json_rows(file, known_as, ledger):
-                try:
-                    pair = {part: _said(row, part) for part in ABOUT.parts}
-                except ValueError as error:
-                    ledger.quarantine(known_as, line, str(error), cuts.shown(row))
-                    continue
-                conversation = cuts.Conversation(
-                    source=source,
-                    group=normal(pair["chosen"][0][1]),
-                    said=pair[side],
-                    split=split,
-                    line=line,
-                )
-                yield from cuts.examples(NAME, conversation, spec, ledger)
+    side = asked.check(name, ABOUT, tasks, spec)
+    there = release.found(path, [f"**/{file}" for file in _SPLITS], ABOUT.title, any_name=True)
+    for file in release.whole_splits(there, _SPLITS):
+        items = partial(_items, file=file, side=side, spec=spec, ledger=ledger)
+        with reading.readable(file, ledger, ABOUT):
+            yield from reading.items(reading.jsonl_rows(file, ledger), items, ledger)
 
 
-def _split(path: Path) -> Split | None:
-    return {"train": Split.TRAIN, "test": Split.TEST}.get(path.name.split(".")[0])
+def _items(
+    row: dict[str, Any], file: release.File, side: str, spec: CorpusSpec, ledger: Ledger
+) -> Iterator[Item]:
+    pair = {part: _said(row, part) for part in ABOUT.parts}
+    conversation = cuts.Conversation(
+        source=file.path.absolute().parent.name,
+        group=normal(pair["chosen"][0][1]),
+        said=pair[side],
+        split=file.split,
+    )
+    return cuts.examples(NAME, conversation, spec, ledger)
 
 
 def _said(row: dict[str, Any], part: str) -> list[tuple[str, str]]:
     """The turns of a transcript: (role, text)."""
     # The field begins with the empty line that `text` takes away.
-    before, *pieces = _TURN.split("\n\n" + cuts.text(row, part))
+    before, *pieces = _TURN.split("\n\n" + fields.text(row, part))
     if before.strip() or not pieces:
         raise ValueError(f"`{part}` begins with no turn, expected \\n\\nHuman: or \\n\\nAssistant:")
     turns = zip(pieces[::2], pieces[1::2], strict=True)

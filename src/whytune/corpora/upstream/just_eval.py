@@ -13,7 +13,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import content_id, normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Example, Reply, Task, Turn
 
@@ -59,17 +59,16 @@ def read(
         else:
             ledger.counts[UNSCORED] += 1
 
-    for file, place in reading.found(path, ["*.json"], ABOUT.title).items():
-        values = reading.json_file(place, file, ledger)
-        yield from reading.items(reading.object_rows(values, file, ledger), items, ledger)
+    for file in release.found(path, ["*.json"], ABOUT.title):
+        yield from reading.items(reading.json_rows(file, ledger), items, ledger)
 
 
 def _item(
     row: dict[str, Any], result: dict[str, Any], tasks: Sequence[Task], ledger: Ledger
 ) -> Item | None:
     turns = (
-        Turn(role="user", text=reading.text_of(row, "input")),
-        Turn(role="assistant", text=reading.text_of(row, "output_cand")),
+        Turn(role="user", text=fields.text(row, "input", strip=False)),
+        Turn(role="assistant", text=fields.text(row, "output_cand", strip=False)),
     )
     identity = content_id("just_eval", turns)
     judge = _judge(row)
@@ -95,17 +94,17 @@ def _reply(identity: str, result: dict[str, Any], task: Task, judge: str) -> Rep
     if aspect.get("score") == "N/A":
         return None
     return labelled.reply(
-        identity, task, reading.number_of(aspect.get("score"), _SCALE),
-        teacher=judge, prompt="just_eval", why=reading.optional_text(aspect, "reason"),
+        identity, task, fields.number(aspect.get("score"), _SCALE),
+        teacher=judge, prompt="just_eval", why=fields.optional_text(aspect, "reason"),
         scale=_SCALE,
     )  # fmt: skip
 
 
 def _judge(row: dict[str, Any]) -> str:
     config = row.get("eval_config")
-    return reading.text_of(config if isinstance(config, dict) else {}, "gpt")
+    return fields.text(config if isinstance(config, dict) else {}, "gpt")
 
 
 def _model(row: dict[str, Any]) -> str:
     """Who answered; upstream writes the path of its answers' file."""
-    return reading.text_of(row, "generator_cand").rpartition("/")[2].removesuffix(".json")
+    return fields.text(row, "generator_cand").rpartition("/")[2].removesuffix(".json")

@@ -12,7 +12,7 @@ from typing import Any
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import normal
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split, Task, Turn
 
@@ -46,28 +46,25 @@ def read(
     """
     asked.check(name, ABOUT, tasks, spec)
     asked.check_labels(name, tasks)
-    found = reading.found(path, list(_SPLITS), ABOUT.title)
-    splits = reading.native_splits(found, _SPLITS, ledger)
-    for file, split in splits.items():
-        yield from _items(found[file], file, split, tasks, ledger)
+    there = release.found(path, _SPLITS, ABOUT.title)
+    for file in release.native_splits(there, _SPLITS, ledger):
+        yield from _items(file, tasks, ledger)
 
 
-def _items(
-    path: Path, file: str, split: Split, tasks: Sequence[Task], ledger: Ledger
-) -> Iterator[Item]:
+def _items(file: release.File, tasks: Sequence[Task], ledger: Ledger) -> Iterator[Item]:
     def item(row: dict[str, Any]) -> Iterator[Item]:
-        claim = reading.text_of(row, "claim").strip()
-        label = reading.one_of(reading.text_of(row, "label"), tasks[0].label_names)
-        why = reading.optional_text(row, "justification")
+        claim = fields.text(row, "claim")
+        label = fields.one_of(fields.text(row, "label"), tasks[0].label_names)
+        why = fields.optional_text(row, "justification")
         if why is None:
             ledger.counts[NO_WHY] += 1
         yield labelled.labelled(
             "liar_plus", (Turn(role="text", text=claim),), label, tasks,
-            source=_topic(row), group=normal(claim), split=split, whys=[why],
+            source=_topic(row), group=normal(claim), split=file.split, whys=[why],
             teachers=["politifact"],
         )  # fmt: skip
 
-    yield from reading.items(reading.jsonl_rows(path, file, ledger), item, ledger)
+    yield from reading.items(reading.jsonl_rows(file, ledger), item, ledger)
 
 
 def _topic(row: dict[str, Any]) -> str:

@@ -15,17 +15,17 @@ Groups are questions: systems differ in little but retrieval, so their answers a
 There is no split; it is drawn. Models judged, so there is no gold.
 """
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from whytune.corpora.corpus import About, Item
 from whytune.corpora.identity import content_id, normal
-from whytune.corpora.ledger import SHOWN, Ledger
-from whytune.corpora.upstream import asked, labelled, reading
+from whytune.corpora.ledger import Ledger
+from whytune.corpora.upstream import asked, fields, labelled, reading, release
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Example, Task, Turn
@@ -44,7 +44,7 @@ ABOUT = About(
     parts=("with_reference", "without_reference", "two_judges"),
 )
 _SCALE = (1.0, 5.0)
-_FOLDERS = (".", "evaluations", "evaluations_more", "experiments/evaluations")
+_FOLDERS = ("", "evaluations/", "evaluations_more/", "experiments/evaluations/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,55 +67,43 @@ def read(
     part = asked.check(name, ABOUT, tasks, spec)
     asked.check_ordinal(name, tasks)
     if part == "two_judges":
-        found = reading.found(path, ["*_*.json"], ABOUT.title, [".", "two_judges_history"])
+        patterns = ["*_*.json", "two_judges_history/*_*.json"]
     else:
-        found = reading.found(path, ["*_gpt-4.json"], ABOUT.title, _FOLDERS)
-    for system, own in _systems(found).items():
-        judgements = [
-            judgement
-            for file, place in own.items()
-            for judgement in _judgements(place, file, part != "without_reference", ledger)
-        ]
-        yield from _items(system, judgements, tasks)
+        patterns = [f"{folder}*_gpt-4.json" for folder in _FOLDERS]
+    systems: dict[str, list[release.File]] = defaultdict(list)
+    for file in release.found(path, patterns, ABOUT.title):
+        systems[file.plain.rpartition("_")[0]].append(file)  # one file a judge
+    judged = partial(_judgements, with_reference=part != "without_reference", ledger=ledger)
+    for system, own in systems.items():
+        yield from _items(system, [said for file in own for said in judged(file)], tasks)
 
 
-def _systems(found: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
-    """System -> its files, one a judge."""
-    systems: dict[str, dict[str, Path]] = defaultdict(dict)
-    for file, place in found.items():
-        systems[place.name.removesuffix(".gz").rpartition("_")[0]][file] = place
-    return systems
-
-
-def _judgements(
-    path: Path, file: str, with_reference: bool, ledger: Ledger
-) -> Iterator[_Judgement]:
-    value = reading.json_file(path, file, ledger)
+def _judgements(file: release.File, with_reference: bool, ledger: Ledger) -> Iterator[_Judgement]:
+    value = reading.json_file(file, ledger)
     config = value.get("config") if isinstance(value, dict) else None
     judge = config.get("evaluator") if isinstance(config, dict) else None
     if not isinstance(judge, str):
         raise CorpusError(
-            f"{path}: found no `config.evaluator`, expected an object with `config` and `results`; "
-            "fetch upstream's file"
+            f"{file.path}: found no `config.evaluator`, expected an object with `config` and "
+            "`results`; fetch upstream's file"
         )
-    for row in reading.object_rows(value.get("results"), file, ledger, "result"):
-        try:
-            yield _judgement(row.value, judge.rpartition("/")[2], with_reference)
-        except ValueError as fault:
-            ledger.quarantine(file, None, f"{row.place}{fault}", json.dumps(row.value)[:SHOWN])
+    results = reading.listed(value, file, "results")
+    rows = reading.object_rows(results, file, ledger, "result")
+    one = partial(_judgement, judge=judge.rpartition("/")[2], with_reference=with_reference)
+    return (row.value for row in reading.parsed(rows, one, ledger))
 
 
 def _judgement(row: dict[str, Any], judge: str, with_reference: bool) -> _Judgement:
     said = {
-        "user": reading.text_of(row, "question").strip(),
-        "reference": reading.optional_text(row, "reference_answer") if with_reference else None,
-        "assistant": reading.text_of(row, "generated_answer").strip(),
+        "user": fields.text(row, "question"),
+        "reference": fields.optional_text(row, "reference_answer") if with_reference else None,
+        "assistant": fields.text(row, "generated_answer"),
     }
     return _Judgement(
         turns=tuple(Turn(role=role, text=text) for role, text in said.items() if text),
         judge=judge,
-        score=reading.number_of(row.get("score"), _SCALE),
-        why=reading.optional_text(row, "reasoning"),
+        score=fields.number(row.get("score"), _SCALE),
+        why=fields.optional_text(row, "reasoning"),
     )
 
 
