@@ -8,7 +8,7 @@ from whytune.study.diagnosis import reason
 
 
 def row(metric: str, low: float | None, high: float | None) -> dict[str, Any]:
-    return {"metric": metric, "difference": {"value": 0.0, "low": low, "high": high}}
+    return {"arm": "why", "metric": metric, "difference": {"value": 0.0, "low": low, "high": high}}
 
 
 def told(comparison: dict[str, Any], *losses: float) -> str:
@@ -30,8 +30,11 @@ def test_only_what_shows_no_gain_is_told(
 
 def test_what_was_not_learned_is_told_apart_from_what_does_not_carry_over() -> None:
     learned = told(row("mse", -0.1, 0.1), 0.2, 0.4)
-    assert learned.startswith("Its label loss on lessons that it was taught is 0.30 nats (1.40 by")
+    assert learned.startswith(
+        "On lessons that it was taught, the label loss of why is 0.30 nats, against 1.40 by the "
+    )
     assert "does not carry over" in learned
+    assert "only in part" in told(row("accuracy", None, None), 1.0)
     assert "has not learned them" in told(row("accuracy", None, None), 1.3)
 
 

@@ -215,7 +215,7 @@ def test_an_adapter_may_stand_on_some_blocks_only(student: Students) -> None:
     assert len(names) == 14
     assert all(".layers.1." in name for name in names)
     beyond = SETTINGS.model_copy(update={"layers_to_transform": [0, 2]})
-    with pytest.raises(ModelError, match="found block 2 .* expected 0 to 1") as error:
+    with pytest.raises(ModelError, match=r"found block 2 .* expected 0 to 1") as error:
         student(seed=0, settings=beyond)
     one_line(error)
 

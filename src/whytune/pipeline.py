@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from whytune.student.train import Trained
 
 
-SAMPLE = 40
+SAMPLE = 24
 """Conversations on which a student is asked what it was taught; the corpus's order is drawn, so
 the first ones are a sample.
 """

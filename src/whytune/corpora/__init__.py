@@ -7,7 +7,18 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from whytune.corpora import feedbackqa, gold, hub, mixed, raters, sampling, splits, starter, tables
+from whytune.corpora import (
+    feedbackqa,
+    gold,
+    hub,
+    mixed,
+    ranges,
+    raters,
+    sampling,
+    splits,
+    starter,
+    tables,
+)
 from whytune.corpora.corpus import Corpus, Item, Reading
 from whytune.corpora.ledger import Ledger
 from whytune.errors import CorpusError
@@ -144,18 +155,17 @@ def _whole(
 
 
 def _table(name: str, spec: CorpusSpec, tasks: Sequence[Task]) -> sampling.Candidates:
-    path = _path(name, spec)
+    table = tables.checked(name, _path(name, spec), tasks, spec.columns)
 
-    def merge(ledger: Ledger) -> raters.Merge:
-        one = partial(raters.of_table, ledger=ledger, file=path.name, columns=spec.columns,
-                      task=tasks[0])  # fmt: skip
-        return _merging(one, spec, tasks)
+    def merge(ledger: Ledger) -> sampling.Merge:
+        one = partial(raters.of_table, ledger=ledger, file=table.path.name, columns=spec.columns,
+                      task=table.task)  # fmt: skip
+        whole = _merging(one, spec, tasks)
+        return lambda found: whole([tables.item(row, table) for row in found])
 
     return sampling.candidates(
-        name, spec,
-        lambda sieve: tables.read(name, path, tasks, spec, sieve.ledger, sieve.passes),
-        merge, repeats=raters.REPEATS, drop_torn=False,
-    )  # fmt: skip
+        name, spec, partial(ranges.read, table), merge, repeats=raters.REPEATS, drop_torn=False
+    )
 
 
 def _release(

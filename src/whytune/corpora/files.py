@@ -18,6 +18,7 @@ from whytune.errors import CorpusError
 _LFS = b"version https://git-lfs.github.com/spec"
 _GZIP = b"\x1f\x8b"
 _BUFFER = 1 << 20  # bytes
+_BLOCK = 1 << 18  # bytes; small enough to stay in a processor's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +84,53 @@ def lines(
 
 def raw_lines(path: Path, ledger: Ledger, *, name: str | None = None) -> Iterator[bytes]:
     """Like `lines`, but bytes as they lie in the (unpacked) file, line ends included."""
+    with _unpacked(path, ledger, name or path.name) as stream:
+        yield from stream
+
+
+def blocks(path: Path, ledger: Ledger) -> Iterator[bytes]:
+    """Like `raw_lines`, but many lines at a time."""
+    with _unpacked(path, ledger, path.name) as stream:
+        while block := stream.read1(_BLOCK):
+            yield block + stream.readline()
+
+
+@contextmanager
+def _unpacked(path: Path, ledger: Ledger, name: str) -> Iterator[io.BufferedReader]:
     with opened(path) as raw:
         hashed = _Hashed(raw)
         unpacked = gzip.GzipFile(fileobj=hashed) if path.name.endswith(".gz") else hashed
         try:
-            yield from io.BufferedReader(unpacked, _BUFFER)
+            yield io.BufferedReader(unpacked, _BUFFER)
         except (EOFError, OSError, zlib.error) as error:
             raise _damaged(str(path), error) from None
-        ledger.inputs[name or path.name] = hashed.hexdigest()
+        ledger.inputs[name] = hashed.hexdigest()
+
+
+def between(path: Path, start: int, stop: int) -> Iterator[bytes]:
+    """Like `blocks`, from one beginning of a line of a plain file to another, and not hashed."""
+    left = stop - start
+    with opened(path) as raw:
+        raw.seek(start)
+        while left > 0 and (block := raw.read(min(_BLOCK, left))):
+            if len(block) < left:
+                block += raw.readline()
+            left -= len(block)
+            yield block
+
+
+def cuts(path: Path, parts: int) -> list[int]:
+    """Where so many stretches of about the same length begin, fewer where a line is longer than
+    one, and where the last one ends.
+    """
+    with opened(path) as raw:
+        size = raw.seek(0, io.SEEK_END)
+        found = {0, size}
+        for part in range(1, parts):
+            raw.seek(max(size * part // parts - 1, 0))
+            raw.readline()
+            found.add(raw.tell())
+    return sorted(found)
 
 
 def sha256(path: Path) -> str:

@@ -18,18 +18,25 @@ def content_id(prefix: str, turns: Sequence[Turn]) -> str:
 def text_id(prefix: str, turns: Sequence[tuple[str, str]]) -> str:
     """`content_id` of (role, text) pairs, before there are turns."""
     # Piece by piece, this is json.dumps of the list of pairs, at a fifth of its time.
-    if len(turns) == 1:
-        role, text = turns[0]
-        content = f"[[{encode_basestring(role)}, {encode_basestring(text)}]]"
-    else:
-        pairs = [f"[{encode_basestring(role)}, {encode_basestring(text)}]" for role, text in turns]
-        content = f"[{', '.join(pairs)}]"
+    pairs = [f"[{encode_basestring(role)}, {encode_basestring(text)}]" for role, text in turns]
+    return _id(prefix, f"[{', '.join(pairs)}]")
+
+
+def one_text_id(prefix: str, text: str) -> str:
+    """`text_id` of one text without a speaker."""
+    return _id(prefix, f'[["text", {encode_basestring(text)}]]')
+
+
+def _id(prefix: str, content: str) -> str:
     digest = hashlib.sha256(content.encode("utf-8", "surrogatepass"))
     return f"{prefix}-{digest.hexdigest()[:16]}"
 
 
 def normal(text: str) -> str:
     """Text as groups compare it: case folded, every run of white space one space."""
+    # Of printable text, white space is spaces alone; most has single ones, between words.
+    if text.isprintable() and "  " not in text and text == text.strip():
+        return text.casefold()
     return " ".join(text.casefold().split())
 
 

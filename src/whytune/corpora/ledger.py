@@ -1,7 +1,7 @@
 """What a loader tells besides its examples: files, rows that could not be read, and counts."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,17 @@ class Ledger:
         if len(self.quarantined) < KEPT:
             shown = text[:SHOWN]
             self.quarantined.append(Quarantined(file=file, line=line, reason=reason, text=shown))
+
+    def merge(self, later: "Ledger", lines: int) -> None:
+        """Add what was told of the same file behind its first `lines` lines."""
+        self.inputs.update(later.inputs)
+        room = KEPT - len(self.quarantined)
+        for row in later.quarantined[:room]:
+            line = None if row.line is None else row.line + lines
+            self.quarantined.append(replace(row, line=line))
+        self.unreadable += later.unreadable
+        self.rows += later.rows
+        self.counts.update(later.counts)
 
     @property
     def share(self) -> float:

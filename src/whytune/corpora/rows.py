@@ -5,14 +5,18 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from operator import itemgetter
+from typing import Any, NamedTuple
 
+from whytune.corpora.identity import normal, one_text_id, text_id
 from whytune.recipe_data import Columns
 from whytune.records import Split, Task
 
 Cells = Mapping[str, Any]
 Pairs = tuple[tuple[str, str], ...]
 """(role, text) of each turn."""
+Names = tuple[str, str, Split | None, str]
+"""Id, group, split, and rater (empty where no column names one)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +52,34 @@ class Reader:
         self._votes = {name: Vote(label=name) for name in task.label_names}
         mapped = {f: column for f in _READERS if (column := getattr(columns, f)) is not None}
         self._readers = {"turns": _turns, "vote": _vote} | {f: _READERS[f] for f in mapped}
-        is_plain = columns.text is not None and columns.score is None and columns.split is None
-        self._text = columns.text if is_plain else None
-        self._places = [mapped.get(f) for f in ("id", "group", "source", "rater", "explanation")]
+        names = [use for use in ("id", "group", "source", "rater") if use in mapped]
+        uses = ["text", "label", *names, *(["explanation"] if "explanation" in mapped else [])]
+        at = {use: place for place, use in enumerate(uses)}
+        self._is_plain = (
+            columns.text is not None and columns.score is None and columns.split is None
+        )
+        self._cells = itemgetter(*(getattr(columns, use) for use in uses))
+        self._named = range(2, 2 + len(names))
+        self._id, self._group, self._rater = at.get("id"), at.get("group"), at.get("rater")
+        self._rest = itemgetter(*(at.get(use, -1) for use in Row._fields[2:]))
+
+    def names(self, cells: Cells) -> Names | None:
+        """What the row is known by; None where it carries no label.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        found = self._plain(cells)
+        if found is None:
+            row = self._closely(cells)
+            return None if row.vote is None else _names(row)
+        text = found[0]
+        return (
+            one_text_id("text", text) if self._id is None else found[self._id],
+            one_text_id("text", normal(text)) if self._group is None else found[self._group],
+            None,
+            "" if self._rater is None else found[self._rater],
+        )
 
     def read(self, cells: Cells) -> Row:
         """The row.
@@ -58,8 +87,30 @@ class Reader:
         Raises:
             ValueError: it is not what the mapping says; everything that is wrong with it.
         """
-        if self._text is not None and (row := self._plain(cells, self._text)) is not None:
-            return row
+        found = self._plain(cells)
+        if found is None:
+            return self._closely(cells)
+        return Row((("text", found[0]),), self._votes[found[1]], *self._rest((*found, None)))
+
+    def _plain(self, cells: Cells) -> tuple[str, ...] | None:
+        """The cells of most rows by a short way: whole texts, and one of the labels."""
+        if not self._is_plain:
+            return None
+        try:
+            found: tuple[str, ...] = self._cells(cells)
+            whole = "".join(found)  # a TypeError where one is no text
+            if not whole.isascii():
+                whole.encode()
+        except (KeyError, TypeError, UnicodeEncodeError):
+            return None
+        if found[1] not in self._votes or not all(map(str.strip, found)):
+            return None
+        for place in self._named:
+            if found[place] != found[place].strip():
+                return None
+        return found
+
+    def _closely(self, cells: Cells) -> Row:
         values: dict[str, Any] = {}
         faults = []
         for field, read in self._readers.items():
@@ -71,36 +122,14 @@ class Reader:
             raise ValueError("; ".join(faults))
         return Row(**values)
 
-    def _plain(self, cells: Cells, column: str) -> Row | None:
-        """Most rows by a shorter way: whole texts in every cell, and one of the labels."""
-        text, label = cells.get(column), cells.get(self._columns.label)
-        if type(label) is not str or label not in self._votes or not _is_whole(text):
-            return None
-        found: list[str | None] = []
-        for place in self._places:
-            cell = None if place is None else cells.get(place)
-            if place is not None and not _is_whole(cell):
-                return None
-            found.append(cell)
-        key, group, source, rater, explanation = found
-        for name in (key, group, source, rater):
-            if name is not None and name != name.strip():
-                return None
-        vote = self._votes[label]
-        return Row((("text", text),), vote, key, group, source, rater, None, explanation)
 
-
-def _is_whole(value: Any) -> TypeGuard[str]:
-    """Whether it is text that is not blank and can be written to a file."""
-    if type(value) is not str or not value or value.isspace():
-        return False
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _names(row: Row) -> Names:
+    return (
+        row.id or text_id("text", row.turns),
+        row.group or text_id("text", [(role, normal(text)) for role, text in row.turns]),
+        row.split,
+        row.rater or "",
+    )
 
 
 def _turns(cells: Cells, columns: Columns, task: Task) -> Pairs:

@@ -13,17 +13,16 @@ can choose is not looked for.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
-import numpy as np
-
+from whytune.corpora import hashes
 from whytune.corpora.corpus import Item
 from whytune.corpora.identity import order
 from whytune.corpora.ledger import Ledger
-from whytune.corpora.lowest import Lowest, LowestGroups, Part
-from whytune.corpora.raters import Merge
+from whytune.corpora.lowest import Candidate, Lowest, LowestGroups, Part
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split
@@ -34,6 +33,9 @@ SPARE = 64
 """Candidates kept beyond a quarter more than asked for."""
 _PARTS = (None, *Split)
 _TORN = "examples share a group with a part that is held out from them and were left out"
+
+Merge = Callable[[Sequence[Any]], Item | None]
+"""What was read under one id, in any order, to one item; None where it contradicts itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Candidates:
 def candidates(
     name: str,
     spec: CorpusSpec,
-    read: Callable[["Sieve"], Iterator[Item]],
+    read: Callable[["Sieve"], Iterator[Candidate]],
     merge: Callable[[Ledger], Merge],
     *,
     repeats: str,
@@ -61,7 +63,7 @@ def candidates(
         spec: the numbers asked for; with neither train nor test, everything is kept.
         read: reads the corpus from its beginning: asks the sieve's `passes` about every example,
             yields those that pass, and fills the sieve's ledger.
-        merge: makes items of one id one, quarantining in the given ledger.
+        merge: makes one item of everything under one id, quarantining in the given ledger.
         repeats: what to call examples that repeat another, behind their number.
         drop_torn: leave out training examples whose group is held out too (of a release that
             nobody can correct); otherwise that is an error.
@@ -96,11 +98,12 @@ class Sieve:
         self.parts: list[tuple[Split | None, Part]] = [(None, self.drawn), *self.native.items()]
         self._seen: dict[Split | None, bytearray] = defaultdict(bytearray)
         self._groups = {split: bytearray() for split in Split}
-        self._last = (b"", b"")
+        self._last: tuple[Split | None, str, str, bytes, bytes] = (None, "", "", b"", b"")
 
     def passes(self, id: str, group: str, split: Split | None, rater: str = "") -> bool:
         """Whether an example can still be chosen; asked once for each, before it is kept."""
-        by_id, by_group = self._last = order(id, self.seed), order(group, self.seed)
+        by_id, by_group = order(id, self.seed), order(group, self.seed)
+        self._last = split, id, group, by_id, by_group
         seen = order(f"{rater}\0{id}", self.seed) if rater else by_id
         self._seen[split] += seen[:_HASH]
         if split is None:
@@ -108,16 +111,33 @@ class Sieve:
         self._groups[split] += by_group[:_HASH]
         return self.native[split].takes(by_id, by_group)
 
-    def keep(self, item: Item) -> None:
+    def keep(self, item: Candidate) -> None:
         """Keep the example that passed last."""
-        split = item.example.split
+        split, id, group, by_id, by_group = self._last
         part = self.drawn if split is None else self.native[split]
-        part.add(item, *self._last)
+        part.add(item, id, group, by_id, by_group)
+
+    def merge(self, later: "Sieve", lines: int, moved: Callable[[Any], Candidate]) -> None:
+        """Add what a sieve like this one kept of what follows in the same file.
+
+        The result is that of one sieve through which both have streamed.
+
+        Args:
+            later: not to be used afterwards.
+            lines: how many stand before what it has read.
+            moved: makes a candidate one that stands so many lines further down.
+        """
+        self.ledger.merge(later.ledger, lines)
+        for (_, part), (_, other) in zip(self.parts, later.parts, strict=True):
+            part.merge(other, moved)
+        for split, seen in later._seen.items():
+            self._seen[split] += seen
+        for split, groups in later._groups.items():
+            self._groups[split] += groups
 
     def repeats(self) -> int:
         """Examples that repeat another's id (and rater, where one was named) in one part."""
-        parts = [np.frombuffer(bytes(seen), dtype=np.uint64) for seen in self._seen.values()]
-        return sum(len(seen) - len(np.unique(seen)) for seen in parts)
+        return sum(map(hashes.repeats, self._seen.values()))
 
     def check(self, name: str) -> None:
         """Whether all examples have a split, or none.
@@ -135,24 +155,19 @@ class Sieve:
 
     def torn(self) -> dict[Split, set[bytes]]:
         """Part -> beginnings of the hashes of its groups that are held out from it."""
-        train, validation, test = (
-            np.unique(np.frombuffer(bytes(self._groups[split]), dtype=np.uint64)) for split in Split
-        )
-        held_out = {Split.TRAIN: np.union1d(validation, test), Split.VALIDATION: test}
-        own = {Split.TRAIN: train, Split.VALIDATION: validation}
+        train, validation, test = (self._groups[split] for split in Split)
         return {
-            split: {group.tobytes() for group in np.intersect1d(own[split], held_out[split])}
-            for split in own
+            Split.TRAIN: hashes.shared(train, validation + test),
+            Split.VALIDATION: hashes.shared(validation, test),
         }
 
     def torn_examples(self, torn: dict[Split, set[bytes]]) -> int:
         """How many examples stand in these groups."""
-        return sum(
-            int(np.isin(
-                np.frombuffer(bytes(self._groups[split]), dtype=np.uint64),
-                np.frombuffer(b"".join(groups), dtype=np.uint64),
-            ).sum()) for split, groups in torn.items()
-        )  # fmt: skip
+        return sum(hashes.count(self._groups[split], groups) for split, groups in torn.items())
+
+
+def _first_line(entry: tuple[str, list[Candidate]]) -> int:
+    return min(item.line or 0 for item in entry[1])
 
 
 def _room(wanted: int | None, times: int) -> int | None:
@@ -191,10 +206,12 @@ class _Kept:
         self._sieve = sieve
         self._one: dict[tuple[Split | None, str], Item] = {}
         for split, part in sieve.parts:
-            by_id: dict[str, list[Item]] = defaultdict(list)
+            by_id: dict[str, list[Candidate]] = defaultdict(list)
             for key, items in part.by_id():
                 by_id[key] += items
-            for key, items in by_id.items():
+            # In order of first lines, so that what is quarantined does not depend on what was dropped
+            # in between.
+            for key, items in sorted(by_id.items(), key=_first_line):
                 merged = merge(items)
                 if merged is not None:
                     self._one[split, key] = merged
