@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Literal
 
 import krippendorff
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from whytune.records import Annotation, Kind, Label, Outcome, Task
 from whytune.tasks import BUILT_IN
 from whytune.teaching import agreement
+from whytune.teaching.ratings import Floats
 
 TASK = BUILT_IN["on_topic"]
 MOOD = Task(
@@ -19,17 +21,20 @@ MOOD = Task(
 )
 
 
-@pytest.mark.parametrize("kind", [Kind.NOMINAL, Kind.ORDINAL])
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
 @pytest.mark.parametrize("seed", range(8))
-def test_alpha_equals_the_reference_implementation(kind: Kind, seed: int) -> None:
+def test_alpha_equals_the_reference_implementation(
+    level: Literal["nominal", "ordinal", "interval"], seed: int
+) -> None:
     draw = np.random.default_rng(seed)
     ratings = draw.integers(0, 5, size=(30, 4)).astype(float)
     ratings[draw.random(ratings.shape) < 0.1 * seed] = np.nan
-    expected = krippendorff.alpha(
-        reliability_data=ratings.T,
-        level_of_measurement="nominal" if kind is Kind.NOMINAL else "interval",
-    )
-    assert agreement.krippendorff_alpha(ratings, kind) == pytest.approx(expected, abs=1e-12)
+    expected = krippendorff.alpha(reliability_data=ratings.T, level_of_measurement=level)
+    kind = Kind.NOMINAL if level == "nominal" else Kind.ORDINAL
+    before = ratings.copy()
+    found = agreement.krippendorff_alpha(ratings, kind, ranks=level == "ordinal")
+    assert found == pytest.approx(expected, abs=1e-12)
+    np.testing.assert_array_equal(ratings, before)
 
 
 def test_alpha_of_the_example_in_the_source() -> None:
@@ -44,6 +49,8 @@ def test_alpha_of_the_example_in_the_source() -> None:
     ratings = np.array(observers).T
     assert agreement.krippendorff_alpha(ratings, Kind.NOMINAL) == pytest.approx(0.743, abs=5e-4)
     assert agreement.krippendorff_alpha(ratings, Kind.ORDINAL) == pytest.approx(0.849, abs=5e-4)
+    ordinal = agreement.krippendorff_alpha(ratings, Kind.ORDINAL, ranks=True)
+    assert ordinal == pytest.approx(0.815, abs=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +58,7 @@ def test_alpha_of_the_example_in_the_source() -> None:
     [np.full((3, 2), 0.1), np.full((3, 2), np.nan), np.array([[1.0, np.nan], [np.nan, 2.0]]),
      np.empty((0, 2))],
 )  # fmt: skip
-def test_alpha_that_is_not_defined_is_not_a_number(ratings: agreement.Floats) -> None:
+def test_alpha_that_is_not_defined_is_not_a_number(ratings: Floats) -> None:
     assert math.isnan(agreement.krippendorff_alpha(ratings, Kind.ORDINAL))
     assert math.isnan(agreement.krippendorff_alpha(ratings, Kind.NOMINAL))
 

@@ -131,6 +131,9 @@ class LabelSpec(Settings):
     """As the student writes it."""
     definition: str = ""
     """When to give it."""
+    example: str = ""
+    """A short text that deserves it, for the teachers' prompts with examples; students never see
+    it."""
 
 
 class TaskSpec(Settings):
@@ -143,15 +146,22 @@ class TaskSpec(Settings):
     question: str
     """What is asked about the text."""
     labels: Annotated[list[Either[str, LabelSpec]], Field(min_length=2)]
-    """The answers, names or `{name, definition}`."""
+    """The answers, names or `{name, definition, example}`."""
 
     def task(self) -> Task:
         """The record."""
         labels = tuple(
-            Label(name=spec) if isinstance(spec, str) else Label(**spec.model_dump())
+            Label(name=spec)
+            if isinstance(spec, str)
+            else Label(name=spec.name, definition=spec.definition)
             for spec in self.labels
         )
         return Task(name=self.name, kind=self.kind, question=self.question, labels=labels)
+
+    def samples(self) -> dict[str, str]:
+        """Label -> its example; labels without one are left out."""
+        specs = [spec for spec in self.labels if not isinstance(spec, str)]
+        return {spec.name: spec.example for spec in specs if spec.example.strip()}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

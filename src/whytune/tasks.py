@@ -126,3 +126,42 @@ BUILT_IN: dict[str, Task] = {
         ),
     )
 }
+
+SAMPLES: dict[str, dict[str, str]] = {
+    "naturalness": {
+        "1": (
+            "Asked whether the library is open on Sunday: “Query received. Sunday status: open. "
+            "Interval: 10:00 to 16:00. Is there anything else I can assist you with today?”"
+        ),
+        "3": (
+            "Asked whether the library is open on Sunday: “The library is open on Sunday. The "
+            "opening hours on Sunday are from ten to four. I hope this information is helpful.”"
+        ),
+        "5": (
+            "Asked whether the library is open on Sunday: “Yes, ten to four. Come before noon if "
+            "you want a desk by the window!”"
+        ),
+    },
+    "comprehensiveness": {
+        "1": "Asked how to repot a cactus, and how often to water it then: “Cacti are lovely.”",
+        "3": (
+            "Asked how to repot a cactus, and how often to water it then: “Ease it out with thick "
+            "gloves, shake off the old soil and set it in gritty compost.”"
+        ),
+        "5": (
+            "Asked how to repot a cactus, and how often to water it then: “Ease it out with thick "
+            "gloves, shake off the old soil and set it in gritty compost, in a pot one size up. "
+            "Keep it dry for a week so that the roots heal; then water every two or three weeks, "
+            "hardly at all in winter.”"
+        ),
+    },
+    "on_topic": {
+        "1": "Asked which bus goes to the station: “Trains were invented in the 19th century.”",
+        "3": (
+            "Asked which bus goes to the station: “The 12 does. The station was rebuilt in 1998, "
+            "by the way; its roof won a prize, and the café upstairs is well worth a visit.”"
+        ),
+        "5": "Asked which bus goes to the station: “The 12, every ten minutes from this stop.”",
+    },
+}
+"""Task -> label -> a short text that deserves it, for prompts with examples. Licence: CC0-1.0."""

@@ -2,15 +2,14 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from whytune.records import Annotation, Kind, Outcome, Task
-
-Floats = NDArray[np.float64]
+from whytune.teaching.ratings import Floats, tabulate
 
 
 def pair_agreement(scores: Sequence[float]) -> float | None:
@@ -31,11 +30,12 @@ def equal_pairs(labels: Sequence[str]) -> float | None:
     return sum(_pairs(count) for count in Counter(labels).values()) / _pairs(len(labels))
 
 
-def krippendorff_alpha(ratings: Floats, kind: Kind) -> float:
+def krippendorff_alpha(ratings: Floats, kind: Kind, *, ranks: bool = False) -> float:
     """Krippendorff's alpha of reliability: 1 - D_o / D_e.
 
     With n pairable values, m_u of them in unit u, and the difference d of two values
-    (interval: (a - b)^2, nominal: 1 where a and b differ),
+    (interval: (a - b)^2, nominal: 1 where a and b differ, ordinal: the squared difference of
+    their mid-ranks among the n values, which is (n_a / 2 + values between + n_b / 2)^2),
 
         D_o = 1/n  sum over u of  1/(m_u - 1)  sum over ordered pairs within u of d
         D_e = 1/(n (n - 1))                    sum over all ordered pairs of d
@@ -48,22 +48,26 @@ def krippendorff_alpha(ratings: Floats, kind: Kind) -> float:
         ratings: units x raters, NaN where a rater did not answer. Numbers for an ordinal task
             (compared as intervals), codes of the labels for a nominal one.
         kind: which difference to use.
+        ranks: compare the numbers of an ordinal task by their ranks (the ordinal difference)
+            instead of as intervals; says nothing about a nominal task.
 
     Returns:
         Alpha, at most 1; NaN where it is not defined: fewer than two pairable values, or no
         two that differ.
     """
-    units = [row[~np.isnan(row)] for row in np.asarray(ratings, dtype=np.float64)]
-    units = [unit for unit in units if unit.size > 1]
-    if not units:
-        return math.nan
-    values = np.concatenate(units)
+    units = np.asarray(ratings, dtype=np.float64)
+    units = units[(~np.isnan(units)).sum(axis=1) > 1]
+    given = ~np.isnan(units)
+    values = units[given]
     if np.unique(values).size < 2:
         return math.nan
+    if ranks and kind is Kind.ORDINAL:
+        values = rankdata(values)
+        units[given] = values
     difference = _nominal if kind is Kind.NOMINAL else _interval
-    observed = _observed(units, difference) / values.size
-    expected = difference(values) / (values.size * (values.size - 1))
-    return 1 - observed / expected
+    observed = float((difference(units) / (given.sum(axis=1) - 1)).sum()) / values.size
+    expected = float(difference(values[None])[0]) / (values.size * (values.size - 1))
+    return float(1 - observed / expected)
 
 
 def summary(annotations: Sequence[Annotation], task: Task) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def summary(annotations: Sequence[Annotation], task: Task) -> dict[str, Any]:
         "replies": len(own),
         "votes": len(votes),
         "unread": _unread(own),
-        "alpha": krippendorff_alpha(_table(votes, task), task.kind),
+        "alpha": krippendorff_alpha(tabulate(votes, task).numbers, task.kind),
         "pair_agreement": math.fsum(pairs) / len(pairs) if pairs else None,
     }
 
@@ -100,19 +104,20 @@ def _pairs(count: int) -> int:
     return count * (count - 1) // 2
 
 
-def _interval(values: Floats) -> float:
-    """Sum of squared differences over all ordered pairs, without forming the pairs."""
-    return float(2 * values.size * np.square(values - values.mean()).sum())
+def _interval(units: Floats) -> Floats:
+    """Sum of squared differences over all ordered pairs of each row, without forming the pairs."""
+    size = (~np.isnan(units)).sum(axis=1)
+    centre = np.nanmean(units, axis=1, keepdims=True)
+    return np.asarray(2 * size * np.nansum(np.square(units - centre), axis=1))
 
 
-def _nominal(values: Floats) -> float:
-    """Ordered pairs of values that differ."""
-    counts = np.unique(values, return_counts=True)[1]
-    return float(values.size**2 - np.square(counts).sum())
-
-
-def _observed(units: Sequence[Floats], difference: Callable[[Floats], float]) -> float:
-    return math.fsum(difference(unit) / (unit.size - 1) for unit in units)
+def _nominal(units: Floats) -> Floats:
+    """Ordered pairs of values that differ, of each row."""
+    size = (~np.isnan(units)).sum(axis=1)
+    equal = sum(
+        np.square((units == code).sum(axis=1)) for code in np.unique(units[~np.isnan(units)])
+    )
+    return np.asarray(np.square(size) - equal, dtype=np.float64)
 
 
 def _per_example(votes: Sequence[Annotation], task: Task) -> list[float | None]:
@@ -125,17 +130,3 @@ def _per_example(votes: Sequence[Annotation], task: Task) -> list[float | None]:
 def _unread(annotations: Sequence[Annotation]) -> dict[str, int]:
     counts = Counter(str(a.outcome) for a in annotations if a.outcome is not Outcome.READ)
     return dict(sorted(counts.items()))
-
-
-def _table(votes: Sequence[Annotation], task: Task) -> Floats:
-    """Examples x (teacher, prompt): scores of an ordinal task, label codes of a nominal one."""
-    rows = {example: i for i, example in enumerate(dict.fromkeys(v.example_id for v in votes))}
-    raters = sorted({(vote.teacher, vote.prompt) for vote in votes})
-    columns = {rater: i for i, rater in enumerate(raters)}
-    table = np.full((len(rows), len(columns)), np.nan)
-    codes = {label: float(i) for i, label in enumerate(task.label_names)}
-    for vote in votes:
-        assert vote.label is not None
-        value = codes[vote.label] if vote.score is None else vote.score
-        table[rows[vote.example_id], columns[vote.teacher, vote.prompt]] = value
-    return table

@@ -1,37 +1,88 @@
 """Many annotations, one verdict."""
 
 import hashlib
-import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from whytune.errors import TeachingError
-from whytune.records import Annotation, Kind, Outcome, Task, Verdict
+from whytune.records import Annotation, Outcome, Task, Verdict
+from whytune.teaching import methods
 from whytune.teaching.agreement import of_votes
+from whytune.teaching.methods import Decision, Method
+from whytune.teaching.ratings import mean_score
 
 
-def merge(annotations: Sequence[Annotation], task: Task, seed: int) -> list[Verdict]:
+def merge(
+    annotations: Sequence[Annotation], task: Task, seed: int, *, method: Method | None = None
+) -> list[Verdict]:
     """One verdict for every example with an annotation of this task, in order of appearance.
 
-    Ordinal: the mean of the readable scores and the label nearest to it. Nominal: the label
-    with the most votes; a tie gives no label. The explanations are those of one annotation,
-    the one that best says what the verdict says.
+    The explanations are those of one annotation, the one that best says what the verdict says.
 
     Args:
         annotations: of any tasks; those of other tasks are passed over.
         task: whose verdicts.
         seed: breaks ties between explanations; together with names only, never with order.
+        method: how; by default the mean of an ordinal task, the most frequent label of a nominal
+            one. A rater is a teacher with one prompt.
 
     Raises:
-        TeachingError: no annotation of the task, none that could be read, or one teacher's
-            answer to one prompt given twice.
+        TeachingError: no annotation of the task, none that could be read, one teacher's answer
+            to one prompt given twice, or a method that is not for this kind of task.
     """
-    by_example: dict[str, list[Annotation]] = defaultdict(list)
-    for annotation in annotations:
-        if annotation.task == task.name:
-            by_example[annotation.example_id].append(annotation)
-    _check(list(by_example.values()), task)
-    return [_verdict(own, task, seed) for own in by_example.values()]
+    groups = _groups(annotations, task)
+    decisions = methods.decide(groups, task, method or methods.default(task))
+    return [
+        _verdict(own, task, seed, decisions.get(example, Decision(None, None)))
+        for example, own in groups.items()
+    ]
+
+
+def of_merger(
+    replies: Sequence[Annotation], annotations: Sequence[Annotation], task: Task, *, seed: int = 0
+) -> list[Verdict]:
+    """The verdicts of a model that has read what the teachers said.
+
+    Args:
+        replies: what the merging model said: one annotation for an example at most. Its label,
+            score and explanations are the verdict's; where it explains nothing, the explanations
+            are those of the teacher who is closest to it. Without a readable one there is no label.
+        annotations: what the teachers said, as for `merge`: votes, shares and agreement are theirs.
+        task: whose verdicts.
+        seed: as for `merge`.
+
+    Raises:
+        TeachingError: what `merge` refuses, or the merging model's reply about an example that no
+            teacher was asked about, or two about one.
+    """
+    groups = _groups(annotations, task)
+    asked = [reply for reply in replies if reply.task == task.name]
+    _check_merger([reply.example_id for reply in asked], groups, task)
+    own = {reply.example_id: reply for reply in asked}
+    verdicts = []
+    for example, votes in groups.items():
+        reply = own.get(example)
+        if reply is None or reply.outcome is not Outcome.READ:
+            verdicts.append(_verdict(votes, task, seed, Decision(None, None)))
+            continue
+        said = Decision(mean_score([reply], task), reply.label)
+        speaker = reply if reply.assessment or reply.confidence else None
+        verdicts.append(_verdict(votes, task, seed, said, speaker))
+    return verdicts
+
+
+def dropped(verdicts: Sequence[Verdict], *, by_merger: bool = False) -> dict[str, int]:
+    """What a merge left out: reason -> how many; only reasons that occur.
+
+    `unread replies` counts replies. Examples without a label count once: `no vote` where no reply
+    could be read, otherwise `tie`, or, of a merging model's verdicts, `no merged reply`.
+    """
+    counts = Counter({"unread replies": sum(verdict.unread for verdict in verdicts)})
+    undecided = "no merged reply" if by_merger else "tie"
+    counts.update(
+        undecided if verdict.votes else "no vote" for verdict in verdicts if verdict.label is None
+    )
+    return {reason: count for reason, count in sorted(counts.items()) if count}
 
 
 def apart(annotations: Sequence[Annotation], task: Task) -> list[Verdict]:
@@ -40,7 +91,20 @@ def apart(annotations: Sequence[Annotation], task: Task) -> list[Verdict]:
     Its label, score and explanations are those of the annotation alone; one that could not be
     read has no label. What `merge` refuses is refused there, so merge first.
     """
-    return [_verdict([own], task, seed=0) for own in annotations if own.task == task.name]
+    return [
+        _verdict([own], task, 0, methods.decide({"": [own]}, task, methods.default(task))[""])
+        for own in annotations
+        if own.task == task.name
+    ]
+
+
+def _groups(annotations: Sequence[Annotation], task: Task) -> dict[str, list[Annotation]]:
+    by_example: dict[str, list[Annotation]] = defaultdict(list)
+    for annotation in annotations:
+        if annotation.task == task.name:
+            by_example[annotation.example_id].append(annotation)
+    _check(list(by_example.values()), task)
+    return by_example
 
 
 def _check(groups: Sequence[Sequence[Annotation]], task: Task) -> None:
@@ -67,37 +131,44 @@ def _check(groups: Sequence[Sequence[Annotation]], task: Task) -> None:
         )
 
 
-def _verdict(annotations: Sequence[Annotation], task: Task, seed: int) -> Verdict:
-    votes = [annotation for annotation in annotations if annotation.outcome is Outcome.READ]
+def _check_merger(asked: Sequence[str], groups: Mapping[str, object], task: Task) -> None:
+    for example, times in Counter(asked).items():
+        if times > 1:
+            raise TeachingError(
+                f"task {task.name}, example {example}: found {times} replies of the merging model, "
+                "expected one; hand in one model with one prompt"
+            )
+        if example not in groups:
+            raise TeachingError(
+                f"task {task.name}, example {example}: found a reply of the merging model, but no "
+                "annotation of a teacher, expected what it merged; hand in the same examples"
+            )
+
+
+def _verdict(
+    annotations: Sequence[Annotation],
+    task: Task,
+    seed: int,
+    decision: Decision,
+    speaker: Annotation | None = None,
+) -> Verdict:
+    """The verdict on one example; whose explanations it has, unless it is said, is chosen."""
+    votes = methods.read(annotations)
     counts = Counter(vote.label for vote in votes)
-    score = _mean(votes) if task.kind is Kind.ORDINAL else None
-    label = _plurality(counts) if score is None else task.nearest(score)
-    spokesman = _spokesman(votes, score, label, seed)
+    shares = {name: counts[name] / len(votes) for name in task.label_names if counts[name]}
+    spokesman = speaker or _spokesman(votes, decision.score, decision.label, seed)
     return Verdict(
         example_id=annotations[0].example_id,
         task=task.name,
-        label=label,
-        score=score,
-        shares={name: counts[name] / len(votes) for name in task.label_names if counts[name]},
+        label=decision.label,
+        score=decision.score,
+        shares=shares if decision.shares is None else decision.shares,
         votes=len(votes),
         unread=len(annotations) - len(votes),
         agreement=of_votes(votes, task),
         assessment=_flat(spokesman.assessment) if spokesman else None,
         confidence=_flat(spokesman.confidence) if spokesman else None,
     )
-
-
-def _mean(votes: Sequence[Annotation]) -> float | None:
-    scores = [vote.score for vote in votes if vote.score is not None]
-    # fsum rounds once, so that the order of the votes cannot change the mean.
-    return math.fsum(scores) / len(scores) if scores else None
-
-
-def _plurality(counts: Counter[str | None]) -> str | None:
-    ranked = counts.most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
-        return None
-    return ranked[0][0]
 
 
 def _spokesman(

@@ -1,0 +1,215 @@
+"""What goes to a model server and what comes back, over HTTP: OpenAI's chat completions (vLLM,
+SGLang, Ollama, llama.cpp, Bedrock and hosted models speak it too) and Anthropic's messages.
+
+Nothing is retried or waited for here, and nothing is read out of a reply: an answer says how the
+request ended, and holds the model's text as it came.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx2
+
+from whytune.errors import TeachingError
+from whytune.teaching.answers import Answer, Ended
+
+ANTHROPIC_VERSION = "2023-06-01"
+ERROR_LENGTH = 300
+"""Characters of a server's complaint that are kept."""
+_BUSY = frozenset({429, 529})  # 529: Anthropic's "overloaded"
+_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
+
+Message = Mapping[str, str]
+"""`role` and `content`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A model behind an address."""
+
+    url: str
+    """Up to the version, as `http://127.0.0.1:8000/v1`."""
+    model: str
+    api: Literal["openai", "anthropic"] = "openai"
+    key: str | None = None
+    """Name of the environment variable that holds the key; None: none is sent."""
+    structured: bool = True
+    """Ask the server to keep to the schema; off for servers that do not know how."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Sent as they are, as `temperature` and `max_tokens`."""
+
+
+def body(
+    endpoint: Endpoint, messages: Sequence[Message], schema: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The request's JSON; equal for equal requests, with no secret in it."""
+    if endpoint.api == "anthropic":
+        return _anthropic_body(endpoint, messages, schema)
+    asked: dict[str, Any] = {"model": endpoint.model, "messages": [dict(m) for m in messages]}
+    if endpoint.structured:
+        form = {"name": "answer", "strict": True, "schema": schema}
+        asked["response_format"] = {"type": "json_schema", "json_schema": form}
+    return asked | dict(endpoint.parameters)
+
+
+def _anthropic_body(
+    endpoint: Endpoint, messages: Sequence[Message], schema: Mapping[str, Any]
+) -> dict[str, Any]:
+    instructions = [m["content"] for m in messages if m["role"] == "system"]
+    asked: dict[str, Any] = {
+        "model": endpoint.model,
+        "max_tokens": 1024,  # the one parameter that this interface demands
+        "messages": [dict(m) for m in messages if m["role"] != "system"],
+    }
+    if instructions:
+        asked["system"] = "\n\n".join(instructions)
+    if endpoint.structured:
+        asked["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+    return asked | dict(endpoint.parameters)
+
+
+def answer(endpoint: Endpoint, status: int, headers: Mapping[str, str], content: bytes) -> Answer:
+    """What a response says.
+
+    Args:
+        endpoint: whose.
+        status: of HTTP.
+        headers: names in lower case.
+        content: the body, whatever it is.
+    """
+    limits = {name: value for name, value in headers.items() if name.startswith(_LIMITS)}
+    common: dict[str, Any] = {"status": status, "limits": limits,
+                              "retry_after": headers.get("retry-after")}  # fmt: skip
+    if status != httpx2.codes.OK:
+        shown = " ".join(content[: 4 * ERROR_LENGTH].decode("utf-8", "replace").split())
+        return Answer(ended=_failed(status, headers), error=shown[:ERROR_LENGTH], **common)
+    try:
+        found = (_anthropic if endpoint.api == "anthropic" else _openai)(json.loads(content))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # Half an answer, or that of something else: the server's fault, so worth another try.
+        told = f"not an answer of {endpoint.api}'s interface ({type(error).__name__}: {error})"
+        return Answer(ended=Ended.SERVER_ERROR, error=told[:ERROR_LENGTH], **common)
+    return Answer(**found, **common)
+
+
+def _failed(status: int, headers: Mapping[str, str]) -> Ended:
+    asked_to_wait = status == httpx2.codes.SERVICE_UNAVAILABLE and "retry-after" in headers
+    if status in _BUSY or asked_to_wait:
+        return Ended.RATE_LIMITED
+    if status == httpx2.codes.REQUEST_TIMEOUT:
+        return Ended.TIMEOUT
+    return Ended.SERVER_ERROR if status >= 500 else Ended.CLIENT_ERROR
+
+
+def _openai(response: dict[str, Any]) -> dict[str, Any]:
+    choice = response["choices"][0]
+    said, how = choice["message"], choice.get("finish_reason")
+    usage = response.get("usage") or {}
+    refusal = said.get("refusal")
+    refused = bool(refusal) or how == "content_filter"
+    return {
+        "ended": Ended.REFUSED if refused else Ended.REPLIED,
+        "text": _text(refusal or said.get("content") or ""), "cut": how == "length",
+        "tokens_in": usage.get("prompt_tokens"), "tokens_out": usage.get("completion_tokens"),
+        "tokens_cached": (usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+    }  # fmt: skip
+
+
+def _anthropic(response: dict[str, Any]) -> dict[str, Any]:
+    how, usage = response.get("stop_reason"), response.get("usage") or {}
+    read, written = (usage.get(f"cache_{what}_input_tokens") or 0 for what in ("read", "creation"))
+    fresh = usage.get("input_tokens")
+    return {
+        "ended": Ended.REFUSED if how == "refusal" else Ended.REPLIED,
+        "text": "".join(_text(b["text"]) for b in response["content"] if b["type"] == "text"),
+        "cut": how == "max_tokens",
+        # This interface counts what came from or went into its cache apart.
+        "tokens_in": None if fresh is None else fresh + read + written,
+        "tokens_out": usage.get("output_tokens"), "tokens_cached": read,
+    }  # fmt: skip
+
+
+def _text(found: Any) -> str:
+    if not isinstance(found, str):
+        raise TypeError(f"found {type(found).__name__}, expected text")
+    return found
+
+
+class Connection:
+    """Sends requests to one endpoint; use it as `async with`."""
+
+    def __init__(self, endpoint: Endpoint, *, timeout: float = 120.0, most: int = 256):
+        """Take the key from the environment.
+
+        Args:
+            endpoint: where to.
+            timeout: seconds until an answer must be whole.
+            most: connections at a time.
+
+        Raises:
+            TeachingError: the environment does not hold the key, or the address is none.
+        """
+        if not endpoint.url.startswith(("http://", "https://")):
+            raise TeachingError(
+                f"{endpoint.model}: found the address {endpoint.url!r}, expected one that begins "
+                "with http:// or https://; correct it"
+            )
+        self.endpoint = endpoint
+        self._secret = _secret(endpoint)
+        headers = {} if self._secret is None else _authorised(endpoint, self._secret)
+        self._client = httpx2.AsyncClient(
+            headers=headers, timeout=httpx2.Timeout(timeout, connect=min(timeout, 20.0)),
+            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+        )  # fmt: skip
+        self._url = f"{endpoint.url.rstrip('/')}/" + (
+            "messages" if endpoint.api == "anthropic" else "chat/completions"
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def send(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> Answer:
+        """Send one request, once; whatever happens is an answer."""
+        asked = body(self.endpoint, messages, schema)
+        try:
+            response = await self._client.post(self._url, json=asked)
+        except httpx2.TimeoutException as error:
+            return Answer(ended=Ended.TIMEOUT, error=type(error).__name__)
+        except httpx2.HTTPError as error:
+            told = f"{type(error).__name__}: {error}"[:ERROR_LENGTH]
+            return Answer(ended=Ended.CONNECTION, error=told)
+        content = response.content
+        if self._secret is not None:
+            # Servers like to quote a key that they do not know.
+            content = content.replace(self._secret.encode(), b"***")
+        return answer(self.endpoint, response.status_code, response.headers, content)
+
+
+def _secret(endpoint: Endpoint) -> str | None:
+    if endpoint.key is None:
+        return None
+    found = os.environ.get(endpoint.key, "").strip()
+    if not found:
+        raise TeachingError(
+            f"{endpoint.model} at {endpoint.url}: the environment variable {endpoint.key} is not "
+            "set; expected the server's key in it; set it (keys are read from nowhere else)"
+        )
+    return found
+
+
+def _authorised(endpoint: Endpoint, secret: str) -> dict[str, str]:
+    if endpoint.api == "anthropic":
+        return {"x-api-key": secret, "anthropic-version": ANTHROPIC_VERSION}
+    return {"Authorization": f"Bearer {secret}"}

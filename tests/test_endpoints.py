@@ -1,0 +1,222 @@
+"""Requests over loopback to servers that answer as real ones do."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from whytune.errors import TeachingError
+from whytune.teaching.answers import Answer, Ended
+from whytune.teaching.endpoints import Connection, Endpoint, answer, body
+
+SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}}
+MESSAGES = [
+    {"role": "system", "content": "You judge."}, {"role": "user", "content": "How good?"},
+]  # fmt: skip
+CANARY = "canary-7f3a-key"
+OPENAI = {
+    "choices": [{"message": {"content": '{"score": 4}'}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 30, "completion_tokens": 5,
+              "prompt_tokens_details": {"cached_tokens": 16}},
+}  # fmt: skip
+ANTHROPIC = {
+    "content": [{"type": "text", "text": '{"score":'}, {"type": "text", "text": " 4}"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 10, "cache_read_input_tokens": 20, "output_tokens": 5},
+}
+
+
+class Server:
+    """Answers every request with what it is told, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+        self.reply: tuple[int, dict[str, str], bytes] | None = (
+            200,
+            {},
+            json.dumps(OPENAI).encode(),
+        )
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                content = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                server.asked.append((self.path, headers, content))
+                if server.reply is None:
+                    self.close_connection = True
+                    return
+                status, extra, found = server.reply
+                self.send_response(status)
+                for name, value in {**extra, "content-length": str(len(found))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(found)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.stop()
+
+
+def ask(endpoint: Endpoint, timeout: float = 5.0) -> Answer:
+    async def once() -> Answer:
+        async with Connection(endpoint, timeout=timeout) as connection:
+            return await connection.send(MESSAGES, SCHEMA)
+
+    return asyncio.run(once())
+
+
+def test_openai_is_asked_and_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", CANARY)
+    found = ask(Endpoint(url=server.url, model="m", key="SOME_KEY", parameters={"temperature": 0}))
+    assert found == Answer(
+        ended=Ended.REPLIED, text='{"score": 4}', status=200, tokens_in=30, tokens_out=5,
+        tokens_cached=16,
+    )  # fmt: skip
+    ((path, headers, content),) = server.asked
+    assert path == "/v1/chat/completions"
+    assert headers["authorization"] == f"Bearer {CANARY}"
+    assert (content["model"], content["temperature"]) == ("m", 0)
+    assert content["messages"] == MESSAGES
+    assert content["response_format"]["json_schema"]["schema"] == SCHEMA
+
+
+def test_anthropic_is_asked_and_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", CANARY)
+    server.reply = (200, {}, json.dumps(ANTHROPIC).encode())
+    found = ask(Endpoint(url=server.url, model="m", api="anthropic", key="SOME_KEY"))
+    assert found == Answer(
+        ended=Ended.REPLIED, text='{"score": 4}', status=200, tokens_in=30, tokens_out=5,
+        tokens_cached=20,
+    )  # fmt: skip
+    ((path, headers, content),) = server.asked
+    assert path == "/v1/messages"
+    assert headers["x-api-key"] == CANARY
+    assert headers["anthropic-version"]
+    assert content["system"] == "You judge."
+    assert content["messages"] == MESSAGES[1:]
+    assert content["max_tokens"] > 0
+    assert content["output_config"]["format"]["schema"] == SCHEMA
+
+
+def test_a_server_that_knows_no_schemas_gets_none() -> None:
+    endpoint = Endpoint(url="http://x/v1", model="m", structured=False)
+    assert set(body(endpoint, MESSAGES, SCHEMA)) == {"model", "messages"}
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [
+        (400, Ended.CLIENT_ERROR), (401, Ended.CLIENT_ERROR), (404, Ended.CLIENT_ERROR),
+        (301, Ended.CLIENT_ERROR), (408, Ended.TIMEOUT), (429, Ended.RATE_LIMITED),
+        (529, Ended.RATE_LIMITED), (500, Ended.SERVER_ERROR), (503, Ended.RATE_LIMITED), (502, Ended.SERVER_ERROR),
+    ],
+)  # fmt: skip
+def test_every_status_ends_somehow(status: int, ended: Ended, server: Server) -> None:
+    server.reply = (status, {"Retry-After": "7", "x-ratelimit-limit-requests": "60"}, b"no\n luck")
+    found = ask(Endpoint(url=server.url, model="m"))
+    assert (found.ended, found.status, found.text) == (ended, status, "")
+    assert (found.retry_after, found.error) == ("7", "no luck")
+    assert found.limits == {"x-ratelimit-limit-requests": "60"}
+
+
+def test_a_server_that_is_down_says_nothing_of_waiting() -> None:
+    found = answer(Endpoint(url="http://x", model="m"), 503, {}, b"")
+    assert found.ended is Ended.SERVER_ERROR
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b"null", b'{"choices": []}', b'{"choices": [{"message": null}]}',
+     b"\xff\xfe", b'{"choices": [{"message": {"content": 4}}]}', b"[" * 100_000],
+)  # fmt: skip
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+def test_what_is_no_answer_never_becomes_one(content: bytes, api: Any) -> None:
+    found = answer(Endpoint(url="http://x", model="m", api=api), 200, {}, content)
+    assert (found.ended, found.text) == (Ended.SERVER_ERROR, "")
+    assert found.error
+
+
+@pytest.mark.parametrize(
+    ("api", "change", "text"),
+    [
+        ("openai", {"message": {"refusal": "I will not."}}, "I will not."),
+        ("openai", {"message": {"content": "Hm"}, "finish_reason": "content_filter"}, "Hm"),
+        ("anthropic", {"content": [], "stop_reason": "refusal"}, ""),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_told_by_the_server(api: Any, change: dict[str, Any], text: str) -> None:
+    content = {"choices": [change]} if api == "openai" else change
+    found = answer(
+        Endpoint(url="http://x", model="m", api=api), 200, {}, json.dumps(content).encode()
+    )
+    assert (found.ended, found.text) == (Ended.REFUSED, text)
+
+
+def test_a_reply_that_ran_out_of_tokens_says_so() -> None:
+    openai = {"choices": [{"message": {"content": "{"}, "finish_reason": "length"}]}
+    anthropic = {"content": [{"type": "text", "text": "{"}], "stop_reason": "max_tokens"}
+    for api, content in (("openai", openai), ("anthropic", anthropic)):
+        endpoint = Endpoint(url="http://x", model="m", api=api)  # type: ignore[arg-type]
+        found = answer(endpoint, 200, {}, json.dumps(content).encode())
+        assert (found.ended, found.text, found.cut) == (Ended.REPLIED, "{", True)
+
+
+def test_a_server_that_hangs_up_or_is_not_there_is_an_answer(server: Server) -> None:
+    server.reply = None
+    assert ask(Endpoint(url=server.url, model="m")).ended is Ended.CONNECTION
+    server.stop()
+    gone = ask(Endpoint(url=server.url, model="m"))
+    assert gone.ended is Ended.CONNECTION
+    assert gone.error
+
+
+def test_a_server_that_is_late_is_an_answer() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert ask(Endpoint(url=url, model="m"), timeout=0.2).ended is Ended.TIMEOUT
+
+
+def test_a_key_comes_back_in_no_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", CANARY)
+    endpoint = Endpoint(url=server.url, model="m", key="SOME_KEY")
+    for padding in (0, 290, 296):
+        quoted = b"x" * padding + f"no such key {CANARY}".encode()
+        server.reply = (401, {}, quoted)
+        found = ask(endpoint)
+        assert found.ended is Ended.CLIENT_ERROR
+        assert not any(CANARY[: n + 5] in repr(found) for n in range(len(CANARY)))
+    assert CANARY not in repr(endpoint)
+    assert CANARY not in json.dumps(body(endpoint, MESSAGES, SCHEMA))
+
+
+def test_what_cannot_be_asked_is_told_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(TeachingError, match="SOME_KEY is not set"):
+        Connection(Endpoint(url="http://x/v1", model="m", key="SOME_KEY"))
+    with pytest.raises(TeachingError, match="begins with http"):
+        Connection(Endpoint(url="localhost:8000", model="m"))
