@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from whytune.errors import TeachingError
 from whytune.teaching.answers import Answer, Ended
-from whytune.teaching.endpoints import Connection, Endpoint, answer, body
+from whytune.teaching.endpoints import Api, Connection, Endpoint, answer, body
+from whytune.teaching.requests import Request
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}}
 MESSAGES = [
@@ -78,17 +80,21 @@ def server() -> Iterator[Server]:
     made.stop()
 
 
+REQUEST = Request(example_id="e", task="t", teacher="a", prompt="p", model="m",
+                  messages=MESSAGES, schema=SCHEMA, parameters={"temperature": 0})  # fmt: skip
+
+
 def ask(endpoint: Endpoint, timeout: float = 5.0) -> Answer:
     async def once() -> Answer:
         async with Connection(endpoint, timeout=timeout) as connection:
-            return await connection.send(MESSAGES, SCHEMA)
+            return await connection.ask(REQUEST)
 
     return asyncio.run(once())
 
 
 def test_openai_is_asked_and_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", CANARY)
-    found = ask(Endpoint(url=server.url, model="m", key="SOME_KEY", parameters={"temperature": 0}))
+    found = ask(Endpoint(url=server.url, key="SOME_KEY"))
     assert found == Answer(
         ended=Ended.REPLIED, text='{"score": 4}', status=200, tokens_in=30, tokens_out=5,
         tokens_cached=16,
@@ -104,7 +110,7 @@ def test_openai_is_asked_and_read(server: Server, monkeypatch: pytest.MonkeyPatc
 def test_anthropic_is_asked_and_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", CANARY)
     server.reply = (200, {}, json.dumps(ANTHROPIC).encode())
-    found = ask(Endpoint(url=server.url, model="m", api="anthropic", key="SOME_KEY"))
+    found = ask(Endpoint(url=server.url, api="anthropic", key="SOME_KEY"))
     assert found == Answer(
         ended=Ended.REPLIED, text='{"score": 4}', status=200, tokens_in=30, tokens_out=5,
         tokens_cached=20,
@@ -120,8 +126,8 @@ def test_anthropic_is_asked_and_read(server: Server, monkeypatch: pytest.MonkeyP
 
 
 def test_a_server_that_knows_no_schemas_gets_none() -> None:
-    endpoint = Endpoint(url="http://x/v1", model="m", structured=False)
-    assert set(body(endpoint, MESSAGES, SCHEMA)) == {"model", "messages"}
+    asked = body("openai", replace(REQUEST, schema=None))
+    assert set(asked) == {"model", "messages", "temperature"}
 
 
 @pytest.mark.parametrize(
@@ -134,14 +140,14 @@ def test_a_server_that_knows_no_schemas_gets_none() -> None:
 )  # fmt: skip
 def test_every_status_ends_somehow(status: int, ended: Ended, server: Server) -> None:
     server.reply = (status, {"Retry-After": "7", "x-ratelimit-limit-requests": "60"}, b"no\n luck")
-    found = ask(Endpoint(url=server.url, model="m"))
+    found = ask(Endpoint(url=server.url))
     assert (found.ended, found.status, found.text) == (ended, status, "")
     assert (found.retry_after, found.error) == ("7", "no luck")
     assert found.limits == {"x-ratelimit-limit-requests": "60"}
 
 
 def test_a_server_that_is_down_says_nothing_of_waiting() -> None:
-    found = answer(Endpoint(url="http://x", model="m"), 503, {}, b"")
+    found = answer("openai", 503, {}, b"")
     assert found.ended is Ended.SERVER_ERROR
 
 
@@ -152,7 +158,7 @@ def test_a_server_that_is_down_says_nothing_of_waiting() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
 def test_what_is_no_answer_never_becomes_one(content: bytes, api: Any) -> None:
-    found = answer(Endpoint(url="http://x", model="m", api=api), 200, {}, content)
+    found = answer(api, 200, {}, content)
     assert (found.ended, found.text) == (Ended.SERVER_ERROR, "")
     assert found.error
 
@@ -167,26 +173,24 @@ def test_what_is_no_answer_never_becomes_one(content: bytes, api: Any) -> None:
 )  # fmt: skip
 def test_a_refusal_is_told_by_the_server(api: Any, change: dict[str, Any], text: str) -> None:
     content = {"choices": [change]} if api == "openai" else change
-    found = answer(
-        Endpoint(url="http://x", model="m", api=api), 200, {}, json.dumps(content).encode()
-    )
+    found = answer(api, 200, {}, json.dumps(content).encode())
     assert (found.ended, found.text) == (Ended.REFUSED, text)
 
 
 def test_a_reply_that_ran_out_of_tokens_says_so() -> None:
     openai = {"choices": [{"message": {"content": "{"}, "finish_reason": "length"}]}
     anthropic = {"content": [{"type": "text", "text": "{"}], "stop_reason": "max_tokens"}
-    for api, content in (("openai", openai), ("anthropic", anthropic)):
-        endpoint = Endpoint(url="http://x", model="m", api=api)  # type: ignore[arg-type]
-        found = answer(endpoint, 200, {}, json.dumps(content).encode())
+    apis: tuple[tuple[Api, object], ...] = (("openai", openai), ("anthropic", anthropic))
+    for api, content in apis:
+        found = answer(api, 200, {}, json.dumps(content).encode())
         assert (found.ended, found.text, found.cut) == (Ended.REPLIED, "{", True)
 
 
 def test_a_server_that_hangs_up_or_is_not_there_is_an_answer(server: Server) -> None:
     server.reply = None
-    assert ask(Endpoint(url=server.url, model="m")).ended is Ended.CONNECTION
+    assert ask(Endpoint(url=server.url)).ended is Ended.CONNECTION
     server.stop()
-    gone = ask(Endpoint(url=server.url, model="m"))
+    gone = ask(Endpoint(url=server.url))
     assert gone.ended is Ended.CONNECTION
     assert gone.error
 
@@ -196,12 +200,12 @@ def test_a_server_that_is_late_is_an_answer() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        assert ask(Endpoint(url=url, model="m"), timeout=0.2).ended is Ended.TIMEOUT
+        assert ask(Endpoint(url=url), timeout=0.2).ended is Ended.TIMEOUT
 
 
 def test_a_key_comes_back_in_no_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", CANARY)
-    endpoint = Endpoint(url=server.url, model="m", key="SOME_KEY")
+    endpoint = Endpoint(url=server.url, key="SOME_KEY")
     for padding in (0, 290, 296):
         quoted = b"x" * padding + f"no such key {CANARY}".encode()
         server.reply = (401, {}, quoted)
@@ -209,7 +213,7 @@ def test_a_key_comes_back_in_no_answer(server: Server, monkeypatch: pytest.Monke
         assert found.ended is Ended.CLIENT_ERROR
         assert not any(CANARY[: n + 5] in repr(found) for n in range(len(CANARY)))
     assert CANARY not in repr(endpoint)
-    assert CANARY not in json.dumps(body(endpoint, MESSAGES, SCHEMA))
+    assert CANARY not in json.dumps(body("openai", REQUEST))
 
 
 def test_what_cannot_be_asked_is_told_before_anything_is_sent(
@@ -217,6 +221,6 @@ def test_what_cannot_be_asked_is_told_before_anything_is_sent(
 ) -> None:
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(TeachingError, match="SOME_KEY is not set"):
-        Connection(Endpoint(url="http://x/v1", model="m", key="SOME_KEY"))
+        Connection(Endpoint(url="http://x/v1", key="SOME_KEY"))
     with pytest.raises(TeachingError, match="begins with http"):
-        Connection(Endpoint(url="localhost:8000", model="m"))
+        Connection(Endpoint(url="localhost:8000"))

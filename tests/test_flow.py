@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whytune.errors import TeachingError
-from whytune.teaching.answers import Ended
+from whytune.teaching.answers import Answer, Ended
+from whytune.teaching.calls import Call, Fate, Figures
 from whytune.teaching.flow import Flow
 from whytune.teaching.lane import Lane, Window
 from whytune.teaching.limits import LONGEST_HOLD, Bucket, Limits, read_limits, retry_after
 from whytune.teaching.retries import Policy
-from whytune.teaching.sent import Fate, Figures, Request, Sent
 
 T = TypeVar("T")
 
@@ -70,25 +70,25 @@ class Server:
         self.log: list[tuple[float, Ended]] = []
         self.by_body: Counter[int] = Counter()
 
-    async def __call__(self, request: Request[int], lane: Lane) -> Sent:
+    async def __call__(self, request: Call[int], lane: Lane) -> Answer:
         now = asyncio.get_running_loop().time()
         rate = self.rate(now)
         self.level, self.at = min(self.level + (now - self.at) * rate, self.burst), now
         self.by_body[request.body] += 1
         if self.level < 1:
             wait = (1 - self.level) / rate
-            sent = Sent(
-                ending=Ended.RATE_LIMITED,
-                retry_after=max(1, math.ceil(wait)) if self.whole else wait,
+            sent = Answer(
+                ended=Ended.RATE_LIMITED,
+                retry_after=str(max(1, math.ceil(wait)) if self.whole else wait),
             )
         else:
             self.level -= 1
             drawn = self.random.random()
-            broken = Sent(ending=Ended.CONNECTION)
+            broken = Answer(ended=Ended.CONNECTION)
             text = "{" if drawn > 0.995 else '{"score": 3}'
-            whole = Sent(ending=Ended.REPLIED, text=text, tokens_in=90, tokens_out=10)
+            whole = Answer(ended=Ended.REPLIED, text=text, tokens_in=90, tokens_out=10)
             sent = broken if drawn < 0.01 else whole
-        self.log.append((now, sent.ending))
+        self.log.append((now, sent.ended))
         await asyncio.sleep(self.latency)
         return sent
 
@@ -104,8 +104,8 @@ class Server:
         return (len(endings) - refused) / permitted, refused / len(endings)
 
 
-async def nothing(*_: Any) -> None:
-    pass
+async def nothing(*_: Any) -> int:
+    return 0
 
 
 class Book:
@@ -115,38 +115,39 @@ class Book:
         self.intended: Counter[int] = Counter()
         self.recorded: list[tuple[int, Ended, Fate]] = []
 
-    async def intend(self, request: Request[int], lane: Lane) -> None:
-        self.intended[request.body] += 1
+    async def intend(self, call: Call[int]) -> int:
+        self.intended[call.body] += 1
+        return call.body
 
-    async def record(self, request: Request[int], lane: Lane, sent: Sent, fate: Fate) -> None:
+    async def record(self, body: int, answer: Answer, fate: Fate, seconds: float) -> None:
         await asyncio.sleep(0)
-        self.recorded.append((request.body, sent.ending, fate))
+        self.recorded.append((body, answer.ended, fate))
 
     def of(self, fate: Fate) -> list[int]:
         return sorted(body for body, _, own in self.recorded if own is fate)
 
 
-Sender = Callable[[Request[int], Lane], Awaitable[Sent]]
+Sender = Callable[[Call[int], Lane], Awaitable[Answer]]
 
 
-def flow_of(send: Sender, book: Book, *lanes: Lane, **rest: Any) -> Flow[int]:
+def flow_of(send: Sender, book: Book, *lanes: Lane, **rest: Any) -> Flow[int, int]:
     lanes = lanes or (Lane("a"),)
     return Flow(lanes, send=send, intend=book.intend, record=book.record, **rest)
 
 
-def numbered(n: int) -> Iterator[Request[int]]:
-    return (Request(body=i, tokens=100) for i in range(n))
+def numbered(n: int) -> Iterator[Call[int]]:
+    return (Call(body=i, tokens=100) for i in range(n))
 
 
 def always(*endings: Ended, latency: float = 0.2) -> Sender:
     """Ends the sends of each request one after another like this, the last for good."""
     seen: Counter[int] = Counter()
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         ending = endings[min(seen[request.body], len(endings) - 1)]
         seen[request.body] += 1
         await asyncio.sleep(latency)
-        return Sent(ending=ending, tokens_in=3, tokens_out=2)
+        return Answer(ended=ending, tokens_in=3, tokens_out=2)
 
     return send
 
@@ -199,10 +200,16 @@ def test_a_rate_that_changes_is_found_again(before: float, after: float) -> None
 def test_a_stated_limit_is_kept_without_any_refusal(heard: bool) -> None:
     server, book = Server(lambda _: 50, burst=60, whole_seconds=True), Book()
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         left = server.level
         sent = await server(request, lane)
-        return replace(sent, limits=Limits(requests_per_minute=3000, requests_left=left - 1))
+        return replace(
+            sent,
+            limits={
+                "x-ratelimit-limit-requests": "3000",
+                "x-ratelimit-remaining-requests": str(left - 1),
+            },
+        )
 
     lane = Lane("a", maximum=60, requests_per_minute=None if heard else 3000)
     virtual(flow_of(send if heard else server, book, lane).run(numbered(3000)))
@@ -214,7 +221,7 @@ def test_a_stated_limit_is_kept_without_any_refusal(heard: bool) -> None:
 def test_a_limit_of_tokens_is_kept() -> None:
     server, book = Server(lambda _: 1000, burst=1000, whole_seconds=True), Book()
     lane = Lane("a", tokens_per_minute=60 * 2000)
-    requests = (Request(body=i, tokens=400) for i in range(1000))
+    requests = (Call(body=i, tokens=400) for i in range(1000))
     virtual(flow_of(server, book, lane).run(requests))
     # 100 tokens each, whatever was estimated, and 2,000 a second: 20 requests a second, a little
     # less as broken ones count as estimated.
@@ -228,7 +235,7 @@ def test_two_endpoints_share_the_work_as_they_can() -> None:
         for name, rate in (("a", 50), ("b", 50), ("c", 150))
     }
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         return await servers[lane.name](request, lane)
 
     virtual(flow_of(send, book, *map(Lane, servers)).run(numbered(12500)))
@@ -244,8 +251,8 @@ def test_two_endpoints_share_the_work_as_they_can() -> None:
 def test_endings_are_counted_apart_and_nothing_is_raised() -> None:
     kinds = [*Ended]
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
-        return Sent(ending=kinds[request.body % len(kinds)], text="as it came", retry_after=None)
+    async def send(request: Call[int], lane: Lane) -> Answer:
+        return Answer(ended=kinds[request.body % len(kinds)], text="as it came", retry_after=None)
 
     book, policy = Book(), Policy(attempts=3, refusals=4, retry_allowance=1000)
     result = virtual(flow_of(send, book, policy=policy).run(numbered(len(kinds) * 3)))
@@ -255,12 +262,12 @@ def test_endings_are_counted_apart_and_nothing_is_raised() -> None:
     assert figures.rate_limited == 12
     assert figures.retried == 18
     assert figures.sends == 6 + 3 + 27 + 12
-    by_ending = {letter.sent.ending: letter for letter in result.dead}
+    by_ending = {letter.answer.ended: letter for letter in result.dead}
     assert {ending: letter.attempts for ending, letter in by_ending.items()} == {
         Ended.CLIENT_ERROR: 1, Ended.RATE_LIMITED: 0, Ended.SERVER_ERROR: 3,
         Ended.TIMEOUT: 3, Ended.CONNECTION: 3,
     }  # fmt: skip
-    assert by_ending[Ended.TIMEOUT].sent.text == "as it came"
+    assert by_ending[Ended.TIMEOUT].answer.text == "as it came"
 
 
 @settings(max_examples=40)
@@ -269,11 +276,11 @@ def test_every_request_ends_once_and_sends_are_bounded(plans: list[list[Ended]])
     """A brute-force oracle: each request follows its own plan, whatever the order of sends."""
     seen: Counter[int] = Counter()
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         plan = plans[request.body]
         seen[request.body] += 1
         await asyncio.sleep(0.1)
-        return Sent(ending=plan[min(seen[request.body], len(plan)) - 1])
+        return Answer(ended=plan[min(seen[request.body], len(plan)) - 1])
 
     policy = Policy(attempts=3, refusals=5, retry_allowance=10**6)
     book = Book()
@@ -303,10 +310,10 @@ def test_retries_stay_in_their_budget() -> None:
     lane = Lane("a")
     book = Book()
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         await asyncio.sleep(0.01)
         failed = request.body % 2
-        return Sent(ending=Ended.SERVER_ERROR if failed else Ended.REPLIED)
+        return Answer(ended=Ended.SERVER_ERROR if failed else Ended.REPLIED)
 
     result = virtual(flow_of(send, book, lane, policy=policy).run(numbered(2000)))
     assert result.figures.retried <= 205
@@ -318,12 +325,12 @@ def test_retries_go_among_first_attempts() -> None:
     order: list[int] = []
     failing = always(Ended.TIMEOUT, Ended.REPLIED)
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         order.append(request.body)
         if request.body % 50 == 0:
             return await failing(request, lane)
         await asyncio.sleep(0.2)
-        return Sent(ending=Ended.REPLIED)
+        return Answer(ended=Ended.REPLIED)
 
     virtual(flow_of(send, Book(), Lane("a", maximum=10)).run(numbered(2000)))
     for body in range(0, 1900, 50):
@@ -333,10 +340,10 @@ def test_retries_go_among_first_attempts() -> None:
 
 
 def test_an_endpoint_that_is_down_does_not_eat_the_requests() -> None:
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         now = asyncio.get_running_loop().time()
         await asyncio.sleep(0.01)
-        return Sent(ending=Ended.CONNECTION if 10 <= now < 300 else Ended.REPLIED)
+        return Answer(ended=Ended.CONNECTION if 10 <= now < 300 else Ended.REPLIED)
 
     book = Book()
     lane = Lane("a", requests_per_minute=6000)
@@ -360,7 +367,7 @@ def test_the_budget_ends_the_sending_and_nothing_else() -> None:
 
     book = Book()
     flow = flow_of(always(Ended.REPLIED), book, may_spend=may_spend)
-    result = virtual(flow.run(Request(body=i, cost=1 / 64) for i in range(1000)))
+    result = virtual(flow.run(Call(body=i, cost=1 / 64) for i in range(1000)))
     assert result.ended == "budget"
     assert book.of(Fate.DONE) == list(range(64))
 
@@ -392,12 +399,15 @@ def test_cancelling_gives_what_is_in_flight_its_grace(grace: float) -> None:
 def test_what_was_received_is_recorded_even_beyond_the_grace() -> None:
     written: list[int] = []
 
-    async def slowly(request: Request[int], lane: Lane, sent: Sent, fate: Fate) -> None:
-        await asyncio.sleep(5)
-        written.append(request.body)
+    async def intend(call: Call[int]) -> int:
+        return call.body
 
-    flow: Flow[int] = Flow(
-        [Lane("a", maximum=10)], send=always(Ended.REPLIED), intend=nothing, record=slowly,
+    async def slowly(body: int, *_: Any) -> None:
+        await asyncio.sleep(5)
+        written.append(body)
+
+    flow: Flow[int, int] = Flow(
+        [Lane("a", maximum=10)], send=always(Ended.REPLIED), intend=intend, record=slowly,
         policy=Policy(grace=0.05),
     )  # fmt: skip
 
@@ -420,26 +430,26 @@ def test_a_fault_of_our_own_ends_the_flow_once_the_rest_is_recorded(place: str) 
         if here == place and body == 25:
             raise OSError(f"no space left: {place}")
 
-    async def intend(request: Request[int], lane: Lane) -> None:
-        await book.intend(request, lane)
-        broken("intend", request.body)
+    async def intend(call: Call[int]) -> int:
+        broken("intend", await book.intend(call))
+        return call.body
 
-    async def record(request: Request[int], lane: Lane, sent: Sent, fate: Fate) -> None:
-        broken("record", request.body)
-        await book.record(request, lane, sent, fate)
+    async def record(body: int, *rest: Any) -> None:
+        broken("record", body)
+        await book.record(body, *rest)
 
     replying = always(Ended.REPLIED)
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         broken("send", request.body)
         return await replying(request, lane)
 
-    def requests() -> Iterator[Request[int]]:
+    def requests() -> Iterator[Call[int]]:
         for request in numbered(1000):
             broken("requests", request.body)
             yield request
 
-    flow: Flow[int] = Flow([Lane("a")], send=send, intend=intend, record=record)
+    flow: Flow[int, int] = Flow([Lane("a")], send=send, intend=intend, record=record)
     with pytest.raises(OSError, match=f"no space left: {place}"):
         virtual(flow.run(requests()))
     lost = set(book.intended) - set(book.of(Fate.DONE))
@@ -466,7 +476,7 @@ def test_lanes_need_names_of_their_own() -> None:
 def test_requests_are_taken_only_as_lanes_become_free() -> None:
     taken = ended = most = 0
 
-    async def requests() -> AsyncIterator[Request[int]]:
+    async def requests() -> AsyncIterator[Call[int]]:
         nonlocal taken
         for request in numbered(3000):
             taken += 1
@@ -477,7 +487,7 @@ def test_requests_are_taken_only_as_lanes_become_free() -> None:
         most = max(most, taken - ended)
         ended += 1
 
-    flow: Flow[int] = Flow(
+    flow: Flow[int, int] = Flow(
         [Lane("a", maximum=50)], send=always(Ended.REPLIED), intend=nothing, record=record
     )
     result = virtual(flow.run(requests()))
@@ -495,7 +505,7 @@ def test_replies_do_not_pile_up_where_recording_is_slow() -> None:
         await asyncio.sleep(10)
         recording -= 1
 
-    flow: Flow[int] = Flow(
+    flow: Flow[int, int] = Flow(
         [Lane("a", maximum=20)], send=always(Ended.REPLIED), intend=nothing, record=record
     )
     assert virtual(flow.run(numbered(500))).figures.done == 500
@@ -615,12 +625,12 @@ def test_a_window_doubles_then_adds_and_is_cut_once_a_cooldown() -> None:
 def test_a_wait_is_obeyed_to_the_letter() -> None:
     times: list[float] = []
 
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         times.append(asyncio.get_running_loop().time())
         if request.body == 12 and len(times) < 15:
-            return Sent(ending=Ended.RATE_LIMITED, retry_after=37.0)
+            return Answer(ended=Ended.RATE_LIMITED, retry_after="37")
         await asyncio.sleep(0.1)
-        return Sent(ending=Ended.REPLIED)
+        return Answer(ended=Ended.REPLIED)
 
     virtual(flow_of(send, Book(), Lane("a", start=1)).run(numbered(40)))
     refused = times[12]
@@ -628,11 +638,14 @@ def test_a_wait_is_obeyed_to_the_letter() -> None:
 
 
 def test_the_machinery_itself_is_quick() -> None:
-    async def send(request: Request[int], lane: Lane) -> Sent:
+    async def send(request: Call[int], lane: Lane) -> Answer:
         await asyncio.sleep(0)
-        return Sent(ending=Ended.REPLIED)
+        return Answer(ended=Ended.REPLIED)
 
-    flow: Flow[int] = Flow([Lane("a")], send=send, intend=nothing, record=nothing)
+    async def kept(*_: Any) -> None:
+        pass
+
+    flow: Flow[int, int] = Flow([Lane("a")], send=send, intend=nothing, record=kept)
     begin = time.process_time()
     asyncio.run(flow.run(numbered(5000)))
     # A quarter of what a quiet machine does.

@@ -72,7 +72,7 @@ thirds_and_quarters = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 2 / 3, 0.75, 1.0])
 def test_mean_median_and_most_frequent_by_definition(values: list[float]) -> None:
     votes = votes_of(values)
     for method, expected in [
-        (Method.MEAN, statistics.mean(values)),
+        (Method.AVERAGE, statistics.mean(values)),
         (Method.MEDIAN, float(np.median(values))),
     ]:
         (found,) = merge.merge(votes, TASK, 0, method=method)
@@ -108,7 +108,7 @@ def test_the_most_frequent_of_labels_that_tie(values: list[float], label: str) -
 
 def test_without_a_method_all_is_as_before() -> None:
     ordinal = votes_of([0.0, 0.5, 0.75])
-    assert merge.merge(ordinal, TASK, 3) == merge.merge(ordinal, TASK, 3, method=Method.MEAN)
+    assert merge.merge(ordinal, TASK, 3) == merge.merge(ordinal, TASK, 3, method=Method.AVERAGE)
     nominal = [vote("a", "joy", task=MOOD), vote("b", "fear", task=MOOD)]
     assert merge.merge(nominal, MOOD, 3) == merge.merge(
         nominal, MOOD, 3, method=Method.MOST_FREQUENT
@@ -270,6 +270,34 @@ def test_dawid_skene_stands_on_a_maximum() -> None:
         frequency /= frequency.sum()
         confusion /= confusion.sum(axis=2, keepdims=True)
         assert log_posterior(votes, frequency, confusion, smoothing) < best
+
+
+def by_example(votes: Floats, smoothing: float, rounds: int) -> Floats:
+    """Equations 2.3 to 2.5 of the source, an example and a rater at a time."""
+    said = votes.sum(axis=(1, 2)) > 0
+    posterior = [
+        v.sum(axis=0) / v.sum() if has else None for v, has in zip(votes, said, strict=True)
+    ]
+    for _ in range(rounds):
+        known = [(v, p) for v, p in zip(votes, posterior, strict=True) if p is not None]
+        frequency = smoothing + sum(p for _, p in known)
+        frequency = frequency / frequency.sum()
+        confusion = smoothing + sum(p[None, :, None] * v[:, None, :] for v, p in known)
+        confusion = confusion / confusion.sum(axis=2, keepdims=True)
+        odds = [frequency * np.prod(confusion ** v[:, None, :], axis=(0, 2)) for v in votes]
+        posterior = [o / o.sum() if has else None for o, has in zip(odds, said, strict=True)]
+    return np.array([o / o.sum() for o in odds])
+
+
+def test_dawid_skene_example_by_example() -> None:
+    draw = np.random.default_rng(4)
+    codes = draw.integers(0, 3, size=(40, 2)).astype(float)
+    codes[:30] = codes[:1]  # most are alike
+    codes[35:, 0] = np.nan
+    codes[38:] = np.nan  # some without a vote
+    votes = (codes[..., None] == np.arange(3)).astype(float)
+    found = latent.dawid_skene(votes, smoothing=0.1)
+    np.testing.assert_allclose(found.posterior, by_example(votes, 0.1, 150), atol=1e-8)
 
 
 def test_perfect_raters_do_not_divide_by_zero() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from whytune import recipe, recipe_data, recipe_file
+from whytune import recipe, recipe_data, recipe_file, recipe_teachers
 from whytune.errors import RecipeError
 from whytune.records import Kind
 from whytune.settings import Settings
@@ -72,8 +72,8 @@ tokens: 3
         "r.yaml: train.learning_rate: found -1; input should be greater than 0",
         'r.yaml: train.lora_r: found "many"; input should be a valid integer, unable to parse '
         "string as an integer",
-        "r.yaml: tokens: no such setting; known: name, model, corpora, tasks, arms, seeds, merge, "
-        "lessons, prompt, train, predict, evidence",
+        "r.yaml: tokens: no such setting; known: name, model, corpora, tasks, arms, seeds, teachers, "
+        "merge, merger, journal, lessons, prompt, train, predict, evidence",
     ]
 
 
@@ -125,7 +125,8 @@ def test_two_tasks_ask_which_one_a_table_answers() -> None:
     assert parse(text)
     two = text.replace("[naturalness]", "[naturalness, on_topic]")
     assert faults(two) == [
-        "r.yaml: tasks: found 2 tasks; say in corpora.t.task which one its label column answers"
+        "r.yaml: tasks: found 2 tasks; say in corpora.t.task which one its label column answers, or "
+        "have teachers answer all of them: set corpora.t.columns.label to null"
     ]
     assert parse(two, overrides=["corpora.t.task=on_topic"])
 
@@ -211,7 +212,7 @@ def test_a_digest_depends_on_content_not_on_order() -> None:
 
 
 def groups() -> Iterator[type[Settings]]:
-    for item in {**vars(recipe_data), **vars(recipe)}.values():
+    for item in {**vars(recipe_data), **vars(recipe_teachers), **vars(recipe)}.values():
         if isinstance(item, type) and issubclass(item, Settings):
             yield item
 

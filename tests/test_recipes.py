@@ -1,15 +1,20 @@
 """The recipes that come with whytune: each is sound, and runs where its data is at hand."""
 
 import csv
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from whytune import recipe_file
+from whytune import asking, recipe_file
 from whytune.material import gather
 from whytune.progress import Progress
+from whytune.recipe import Recipe
 from whytune.records import Split
 from whytune.study import grid
+from whytune.teaching.requests import Request
+from whytune.teaching.teachers import Function
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -18,12 +23,17 @@ BUNDLED = {
     "starter-raters": ["corpora.starter.train=8", "corpora.starter.test=6"],
     "starter-three-tasks": ["corpora.starter.train=8", "corpora.starter.test=6"],
 }
+ASKING = {
+    "local-teacher": ["corpora.starter.train=8", "corpora.starter.test=6"],
+    "teachers": ["corpora.starter.train=8", "corpora.starter.test=6"],
+}
+"""Those with teachers, for whom a function answers here."""
 QUICK = ["train.num_train_epochs=1", "seeds=[0]", "prompt.max_length=256", "predict.explanations=1",
          "predict.max_new_tokens=4", "evidence.bootstrap=100"]  # fmt: skip
 
 
 def test_every_recipe_is_known_here() -> None:
-    assert [path.stem for path in RECIPES] == sorted([*BUNDLED, "feedbackqa-small"])
+    assert [path.stem for path in RECIPES] == sorted([*BUNDLED, *ASKING, "feedbackqa-small"])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -36,8 +46,31 @@ def test_a_recipe_is_sound_and_explains_itself(path: Path) -> None:
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_recipe_runs(name: str, tiny_folder: Path, tmp_path: Path) -> None:
     overrides = [f"model={tiny_folder}", *QUICK, *BUNDLED[name]]
+    _runs(recipe_file.load(FOLDER / f"{name}.yaml", overrides), tmp_path)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_recipe_asks_and_runs(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    overrides = [f"model={tiny_folder}", *QUICK, *ASKING[name], f"journal={tmp_path / 'journal'}"]
     recipe = recipe_file.load(FOLDER / f"{name}.yaml", overrides)
-    summary = grid.study(recipe, tmp_path / name, Progress(quiet=True))
+    asked = asking.ask(recipe, Progress(quiet=True),
+                       teachers={name: Function(_reply) for name in recipe.teachers})  # fmt: skip
+    assert all(one.outcomes == {"read": one.questions} for one in asked)
+    _runs(recipe, tmp_path)
+
+
+def _reply(request: Request) -> str:
+    """Keeps to the schema; all say nearly the same of one example."""
+    assert request.schema is not None
+    drawn = int(hashlib.sha256(request.example_id.encode()).hexdigest(), 16) % 100 / 100
+    return json.dumps({
+        name: form["enum"][int(drawn * len(form["enum"]))] if "enum" in form else f"{name} {drawn}"
+        for name, form in request.schema["properties"].items()
+    })  # fmt: skip
+
+
+def _runs(recipe: Recipe, folder: Path) -> None:
+    summary = grid.study(recipe, folder / recipe.name, Progress(quiet=True))
     assert Path(summary["report"]).is_file()
     arms = [row for row in summary["rows"] if row["role"] == "arm"]
     assert [(row["task"], row["name"]) for row in arms] == [

@@ -259,7 +259,7 @@ def test_table_two_by_hand() -> None:
     model = merge.of_merger([vote("m", 0.75, "e1")], votes, TASK)
     rows = golden.table(votes, [TASK, MOOD], known, merged={"llm": model})
     by_judge = {row["judge"]: row for row in rows}
-    names = ["p", "q", "mean", "median", "most_frequent", "severity", "llm", "dawid_skene"]
+    names = ["p", "q", "average", "median", "most-frequent", "severity", "llm", "dawid-skene"]
     assert sorted(by_judge) == sorted(names)
     assert [row["kind"] for row in rows] == ["prompt"] * 2 + ["merge"] * 6
 
@@ -270,12 +270,12 @@ def test_table_two_by_hand() -> None:
 
     assert cells("p", TASK) == pytest.approx([0.5 / 3, 0.125 / 3, 3, 1])
     assert cells("q", TASK) == pytest.approx([0.75, 0.5625, 1, 0])
-    assert cells("mean", TASK) == pytest.approx([0.125, 0.03125, 2, 0])
+    assert cells("average", TASK) == pytest.approx([0.125, 0.03125, 2, 0])
     assert cells("llm", TASK) == pytest.approx([0.5, 0.25, 1, 1])
     assert cells("p", MOOD) == [0.5, 0.5, 2, 0]
-    assert cells("most_frequent", MOOD)[2:] == [0, 1]
-    assert math.isnan(cells("most_frequent", MOOD)[0])
-    assert cells("mean", MOOD) == [None] * 4
+    assert cells("most-frequent", MOOD)[2:] == [0, 1]
+    assert math.isnan(cells("most-frequent", MOOD)[0])
+    assert cells("average", MOOD) == [None] * 4
 
 
 def test_held_out_no_vote_meets_its_own_reference() -> None:
@@ -284,7 +284,7 @@ def test_held_out_no_vote_meets_its_own_reference() -> None:
     rows = {row["judge"]: row for row in golden.held_out(votes, [TASK])}
     # e1: a against 0.25, b against 0.125, c against 0.125; e2: only a and c agree, on 1 for b.
     expected = [0.25, 0.125, 0.125, 1.0]
-    for judge in ("p", "mean", "median"):
+    for judge in ("p", "average", "median"):
         assert rows[judge]["on_topic_n"] == 4
         assert rows[judge]["on_topic_mae"] == pytest.approx(sum(expected) / 4)
         assert rows[judge]["on_topic_mse"] == pytest.approx(sum(e * e for e in expected) / 4)
@@ -361,12 +361,12 @@ def test_the_starter_set_has_the_shape_of_table_two() -> None:
                 row[f"{task.name}_mae"] ** 2 <= row[f"{task.name}_mse"] <= row[f"{task.name}_mae"]
             )
         # A reference made of the votes' mean: why one that the votes did not make is needed.
-        (mean,) = [row for row in rows if row["judge"] == Method.MEAN]
+        (mean,) = [row for row in rows if row["judge"] == Method.AVERAGE]
         assert mean[f"{task.name}_mae"] == pytest.approx(0, abs=1e-12)
         for prompt in prompts:
             for figure in ("mae", "mse"):
                 key = f"{task.name}_{figure}"
-                assert 0 < outside[Method.MEAN][key] < outside[prompt][key]
+                assert 0 < outside[Method.AVERAGE][key] < outside[prompt][key]
 
 
 @pytest.mark.parametrize("name", starter.TASKS)

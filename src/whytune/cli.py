@@ -4,21 +4,21 @@ Results go to standard output, progress and faults to standard error. Exit codes
 work failed, 2 the input is wrong, 130 interrupted.
 """
 
-import json
 import logging
 import os
 import sys
+import time
 import warnings
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from whytune import recipe as recipes
-from whytune import recipe_file, store
+from whytune import recipe_file, shown, store
 from whytune.errors import WhytuneError
 from whytune.progress import Progress
 
@@ -42,10 +42,17 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="Folder to write to (default: studies/NAME).")
 ]
 
+
+class Resume(StrEnum):
+    """Whether work may go on where it stopped."""
+
+    AUTO = "auto"
+    NEVER = "never"
+    REQUIRE = "require"
+
+
 INTERRUPTED = 130
 """What typer answers when Ctrl-C ends a command."""
-PARTS = {"prompt": "dim", "label": "bold black on green", "explanation": "black on cyan",
-         "frame": "black on yellow"}  # fmt: skip
 
 
 def main() -> None:
@@ -85,7 +92,7 @@ def demo(
     from whytune.study import demo as demos
 
     folder = out.with_name(f"{out.name}-quick") if quick else out
-    _print_study(demos.demo(folder, Progress(), quick=quick), as_json)
+    shown.study(demos.demo(folder, Progress(), quick=quick), as_json)
 
 
 @app.command()
@@ -96,7 +103,7 @@ def study(
     from whytune.study import grid
 
     plan = recipe_file.load(recipe, overrides or ())
-    _print_study(grid.study(plan, out or _default_folder(plan), Progress()), as_json)
+    shown.study(grid.study(plan, out or _default_folder(plan), Progress()), as_json)
 
 
 @app.command()
@@ -113,9 +120,9 @@ def train(
     plan = recipe_file.load(recipe, overrides or ())
     found = grid.single(plan, arm, out or _default_folder(plan), Progress())
     if as_json:
-        _print_json(found)
+        shown.json_line(found)
     else:
-        _print_cards(found["run"], found["scorecard"])
+        shown.cards(found["run"], found["scorecard"])
 
 
 @app.command()
@@ -129,9 +136,9 @@ def evaluate(
 
     cards = store.plain(run_folder.by_task(pipeline.evaluate(run, on, Progress())))
     if as_json:
-        _print_json(cards)
+        shown.json_line(cards)
     else:
-        _print_cards("", cards)
+        shown.cards("", cards)
 
 
 @app.command()
@@ -149,11 +156,11 @@ def check(
 
     findings = checks.check(recipe_file.load(recipe, overrides or ()), Progress(), page)
     for found in findings:
-        _print_findings(found)
+        shown.findings(found)
     # What is wrong with a corpus is found with each of its tasks.
     faults = list(dict.fromkeys(fault for found in findings for fault in found.faults))
     if as_json:
-        _print_json({"faults": faults, "findings": findings})
+        shown.json_line({"faults": faults, "findings": findings})
     for fault in faults:
         print(fault, file=sys.stderr)  # noqa: T201
     raise typer.Exit(2 if faults else 0)
@@ -174,12 +181,56 @@ def init(
 
     found = propose(table, output, model=model, force=force)
     for line in found.saw:
-        _print(f"saw {line}")
+        shown.line(f"saw {line}")
     for line in found.unsure:
-        _print(f"unsure: {line}")
-    _print(f"wrote {found.recipe}; read it, then: whytune check {found.recipe}")
+        shown.line(f"unsure: {line}")
+    shown.line(f"wrote {found.recipe}; read it, then: whytune check {found.recipe}")
     if as_json:
-        _print_json({**store.plain(found), "recipe": str(found.recipe)})
+        shown.json_line({**store.plain(found), "recipe": str(found.recipe)})
+
+
+@app.command()
+def annotate(
+    recipe: RecipePath,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show a prompt, calls, tokens and cost; send nothing.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The first N examples of each corpus.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="USD", help="What the whole journal may cost, in US dollars."),
+    ] = None,
+    resume: Annotated[
+        Resume, typer.Option(help="Whether the journal may, must not, or must be there already.")
+    ] = Resume.AUTO,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="ray[://ADDRESS]", help="Ask from all nodes of a Ray cluster."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the teachers; goes on where it stopped, and asks nothing twice."""
+    from whytune import asking, forecast
+    from whytune.study import cluster
+
+    plan = recipe_file.load(recipe, overrides or ())
+    if dry_run:
+        shown.forecast(forecast.plan(plan, limit=limit), as_json)
+        return
+    started = time.perf_counter()
+    ask = asking.ask if on is None else partial(cluster.ask, on=on)
+    found = ask(plan, Progress(), limit=limit, budget=budget, resume=resume.value)
+    shown.asked(found)
+    if as_json:
+        shown.json_line({"journal": plan.journal, "teachers": found,
+                     "whole": all(one.whole for one in found),
+                     "seconds": time.perf_counter() - started})  # fmt: skip
+    raise typer.Exit(0 if all(one.whole for one in found) else 1)
 
 
 @app.command()
@@ -188,25 +239,22 @@ def merge(
 ) -> None:
     """Merge the teachers' replies into verdicts and say how far they agree (without torch)."""
     from whytune import run_folder
-    from whytune.material import gather
+    from whytune.material import merged
+    from whytune.study import merging
 
     plan = recipe_file.load(recipe, overrides or ())
     folder = out or _default_folder(plan)
-    materials = gather(plan)
+    found = merged(plan, unasked=True)
+    answered = merging.answered(found)
     run_folder.claim(folder, plan)
-    results = []
-    for (corpus, task), material in materials.items():
-        path = folder / "verdicts" / f"{corpus}--{task}.jsonl"
-        store.write_jsonl(path, material.verdicts.values())
-        results.append({"corpus": corpus, "task": task, "verdicts": str(path),
-                        **material.agreement()})  # fmt: skip
-    table = Table("corpus", "task", "examples", "votes", "alpha", "agreement", "verdicts")
+    results = merging.write(folder, plan, answered)
     for row in results:
-        table.add_row(row["corpus"], row["task"], str(row["examples"]), str(row["votes"]),
-                      _number(row["alpha"]), _number(row["pair_agreement"]), row["verdicts"])  # fmt: skip
-    _print(table)
+        shown.merged(row)
+    for corpus, task in found.keys() - answered.keys():
+        shown.line(f"{corpus}, {task}: nobody has answered yet")
+    shown.line(f"tables: {folder / 'tables'}")
     if as_json:
-        _print_json({"merged": results})
+        shown.json_line({"merged": results})
 
 
 @app.command()
@@ -222,9 +270,9 @@ def report(
 
     path = reports.build(folder, examples=examples)
     if as_json:
-        _print_json({"report": str(path)})
+        shown.json_line({"report": str(path)})
     else:
-        _print(str(path))
+        shown.line(str(path))
 
 
 @app.command()
@@ -232,98 +280,13 @@ def recipe(as_json: AsJson = False) -> None:
     """Every knob of a recipe with its default and meaning."""
     rows = list(recipes.knobs())
     if as_json:
-        _print_json({"knobs": [dict(zip(("name", "default", "meaning"), r, strict=True))
+        shown.json_line({"knobs": [dict(zip(("name", "default", "meaning"), r, strict=True))
                                for r in rows]})  # fmt: skip
         return
     for name, default, meaning in rows:
-        _print(Text.assemble((name, "bold"), f" = {default}" if default else ""))
-        _print(Text(f"    {meaning}"))
+        shown.line(Text.assemble((name, "bold"), f" = {default}" if default else ""))
+        shown.line(Text(f"    {meaning}"))
 
 
 def _default_folder(plan: recipes.Recipe) -> Path:
     return Path("studies") / plan.name
-
-
-def _print_study(summary: dict[str, Any], as_json: bool) -> None:
-    for key in dict.fromkeys((row["corpus"], row["task"]) for row in summary["rows"]):
-        rows = [row for row in summary["rows"] if (row["corpus"], row["task"]) == key]
-        names = [n for n in ("mse", "mae", "accuracy", "macro_f1", "qwk", "label_nll", "ece")
-                 if n in rows[0]["scorecard"]["metrics"]]  # fmt: skip
-        table = Table("", *names, title=f"{key[0]}, {key[1]} (95 % intervals on the page)")
-        for row in rows:
-            metrics = row["scorecard"]["metrics"]
-            table.add_row(row["name"], *(_number(metrics[name]["value"]) for name in names))
-        _print(table)
-    _print(summary["finding"])
-    _print(f"page: {summary['report']}   ({summary['seconds']:.0f} s, "
-           f"{summary['peak_rss_mb']:.0f} MiB at most)")  # fmt: skip
-    if as_json:
-        _print_json(_study_facts(summary))
-
-
-def _study_facts(summary: dict[str, Any]) -> dict[str, Any]:
-    cards: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in summary["rows"]:
-        cards.setdefault(row["task"], {})[row["name"]] = row["scorecard"]
-    runs = list(dict.fromkeys(run for row in summary["rows"] for run in row["runs"]))
-    kept = ("report", "finding", "seconds", "peak_rss_mb", "comparisons")
-    return {"runs": runs, "scorecards": cards, **{name: summary[name] for name in kept}}
-
-
-def _print_findings(found: Any) -> None:
-    from whytune.study import remarks
-
-    _print(Text(f"{found.corpus}, {found.task}", style="bold"))
-    _print("  examples: " + ", ".join(f"{n} {split}" for split, n in found.parts.items())
-           + f"; measured against {found.reference}")  # fmt: skip
-    _print("  lessons: " + ", ".join(f"{label}: {n}" for label, n in found.labels.items()))
-    for line in remarks.lines(found):
-        _print(f"  {line}")
-    for label, ids in found.label_ids.items():
-        _print(f"  label {label!r}: token ids {list(ids)}")
-    for load in found.loads:
-        _print(f"  arm {load.arm}, {load.task}: {load.lessons} lessons on {load.conversations} "
-               f"conversations, {load.tokens_per_epoch} tokens an epoch, longest {load.longest}, "
-               f"{load.cut} cut, {load.updates} updates, about {load.seconds / 60:.1f} min")  # fmt: skip
-    for remark in found.remarks:
-        _print(f"  remark: {remark}")
-    for masked in found.masks:
-        _print(Text(f"  arm {masked.arm}, example {masked.example_id} (supervised: ")
-               + Text("label", PARTS["label"]) + Text(" ") + Text("explanation", PARTS["explanation"])
-               + Text(" ") + Text("frame", PARTS["frame"]) + Text(")"))  # fmt: skip
-        for index, task in enumerate(masked.tasks):
-            if len(masked.tasks) > 1:
-                _print(f"  branch {index + 1} of {len(masked.tasks)}, {task}:")
-            own = (p for p in masked.pieces if p.branch == index)
-            _print(Text.assemble(*((_visible(p.text, p.part), PARTS[p.part]) for p in own)))
-
-
-def _print_cards(name: str, cards: dict[str, Any]) -> None:
-    """The scorecard of one task, or of several by task, a line each."""
-    alone = not all(isinstance(card, dict) and "metrics" in card for card in cards.values())
-    lines = {"": cards} if alone else cards
-    for task, card in lines.items():
-        place = ", ".join(part for part in (name, task) if part)
-        _print(f"{place}: {_figures(card)}" if place else _figures(card))
-
-
-def _visible(text: str, part: str) -> str:
-    """Line breaks that are supervised are drawn, so that they can be seen."""
-    return text if part == "prompt" else text.replace("\n", "⏎")
-
-
-def _figures(card: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_number(e['value'])}" for name, e in card["metrics"].items())
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _print(content: Any) -> None:
-    # Text is wrapped by the terminal, not by us, so that paths can be copied.
-    Console(highlight=False).print(content, markup=False, soft_wrap=isinstance(content, str))
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(store.plain(content), ensure_ascii=False))  # noqa: T201

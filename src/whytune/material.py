@@ -5,6 +5,7 @@ From files to lessons without torch.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from whytune import corpora
@@ -21,18 +22,34 @@ from whytune.records import (
     Task,
     Verdict,
 )
-from whytune.teaching import agreement, explanations, merge, replies
+from whytune.teaching import agreement, ensemble, explanations, merge
+from whytune.teaching.journal import Journal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What one corpus has to say about one task, for every arm and seed."""
+class Merged:
+    """What one corpus says about one task."""
 
     corpus: Corpus
     task: Task
     annotations: tuple[Annotation, ...]
     verdicts: Mapping[str, Verdict]
-    """Example id -> verdict."""
+    """Example id -> verdict; empty where nobody has answered yet."""
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Example id -> group."""
+        return {example.id: example.group for example in self.corpus.examples}
+
+    def agreement(self) -> dict[str, Any]:
+        """How far the teachers agree."""
+        return agreement.summary(self.annotations, self.task)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material(Merged):
+    """What one corpus has to teach about one task, for every arm and seed."""
+
     lessons: Mapping[str, tuple[Lesson, ...]]
     """Arm -> lessons; the same examples in every arm. One an example, or one a rater."""
     scores: tuple[float, ...] | None
@@ -49,15 +66,6 @@ class Material:
         return tuple(
             e for e in self.corpus.examples if e.split is split and e.id in self.references
         )
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """Example id -> group."""
-        return {example.id: example.group for example in self.corpus.examples}
-
-    def agreement(self) -> dict[str, Any]:
-        """How far the teachers agree."""
-        return agreement.summary(self.annotations, self.task)
 
 
 def conversations(materials: Sequence[Material], arm: str) -> list[tuple[Lesson, ...]]:
@@ -93,6 +101,24 @@ def left_out(recipe: Recipe, material: Material) -> Iterator[tuple[str, str]]:
         yield f"{count} {'replies about ' if of_raters else ''}training examples", reason
 
 
+def read(recipe: Recipe, name: str) -> tuple[Corpus, ensemble.About]:
+    """A corpus of the recipe, and what its examples can be asked.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    corpus = corpora.load(
+        name,
+        recipe.corpora[name],
+        recipe.resolved_tasks(),
+        recipe.corpora,
+        asked=bool(recipe.teachers),
+    )
+    own = recipe.corpora[name].task
+    tasks = [task for task in recipe.resolved_tasks() if own in (None, task.name)]
+    return corpus, ensemble.About(examples=corpus.examples, tasks=tasks, replies=corpus.replies)
+
+
 def gather(recipe: Recipe, *, untaught: bool = False) -> dict[tuple[str, str], Material]:
     """Read the corpora, read and merge the replies, and make every arm's lessons.
 
@@ -107,46 +133,80 @@ def gather(recipe: Recipe, *, untaught: bool = False) -> dict[tuple[str, str], M
     Raises:
         CorpusError, TeachingError: what was handed in cannot be taught.
     """
+    return {
+        key: _untaught(recipe, said) if untaught and _teaches_nothing(said)
+        else _material(recipe, said)
+        for key, said in merged(recipe, unasked=untaught).items()
+    }  # fmt: skip
+
+
+def merged(recipe: Recipe, *, unasked: bool = False) -> dict[tuple[str, str], Merged]:
+    """Read the corpora, and read and merge the replies.
+
+    Args:
+        recipe: which corpora, tasks, teachers and merge.
+        unasked: take in what nobody has answered yet, too.
+
+    Returns:
+        (corpus, task) -> what is said about it, in the recipe's order.
+
+    Raises:
+        CorpusError, TeachingError: what was handed in cannot be read or merged.
+    """
+    journal = _journal(recipe, unasked)
     found = {}
     for name, spec in recipe.corpora.items():
-        tasks = [t for t in recipe.resolved_tasks() if spec.task in (None, t.name)]
-        corpus = corpora.load(name, spec, recipe.resolved_tasks(), recipe.corpora)
-        for task in tasks:
-            found[name, task.name] = _material(recipe, corpus, task, spec.seed, untaught)
+        corpus, about = read(recipe, name)
+        said = ensemble.said(recipe, about, journal)
+        for task in about.tasks:
+            votes = tuple(vote for vote in said if vote.task == task.name)
+            verdicts = {} if unasked and not votes else ensemble.verdicts(
+                recipe, about, task, votes, journal, spec.seed)  # fmt: skip
+            found[name, task.name] = Merged(
+                corpus=corpus, task=task, annotations=votes, verdicts=verdicts
+            )
     return found
 
 
-def _material(
-    recipe: Recipe, corpus: Corpus, task: Task, seed: int, untaught: bool
-) -> Material:  # fmt: skip
-    annotations = replies.read_all([r for r in corpus.replies if r.task == task.name], [task])
-    training = [e for e in corpus.examples if e.split is Split.TRAIN]
-    if untaught and not annotations:
-        return _untaught(recipe, corpus, task, {}, annotations)
-    verdicts = {v.example_id: v for v in merge.merge(annotations, task, seed)}
-    if untaught and not training:
-        return _untaught(recipe, corpus, task, verdicts, annotations)
-    said = (
-        list(verdicts.values()) if recipe.lessons == "verdict" else merge.apart(annotations, task)
+def _journal(recipe: Recipe, unasked: bool) -> Journal | None:
+    if not recipe.asks or recipe.journal is None:
+        return None
+    path = Path(recipe.journal)
+    return None if unasked and not path.exists() else Journal(path)
+
+
+def _teaches_nothing(said: Merged) -> bool:
+    training = any(example.split is Split.TRAIN for example in said.corpus.examples)
+    return not (training and said.annotations)
+
+
+def _material(recipe: Recipe, said: Merged) -> Material:
+    training = [e for e in said.corpus.examples if e.split is Split.TRAIN]
+    taught_from = (
+        list(said.verdicts.values())
+        if recipe.lessons == "verdict"
+        else merge.apart(said.annotations, said.task)
     )
-    taught = explanations.lessons(training, said, task, recipe.arms)
-    references, kind = _references(corpus.examples, verdicts, task)
+    taught = explanations.lessons(training, taught_from, said.task, recipe.arms)
+    references, kind = _references(said.corpus.examples, said.verdicts, said.task)
     return Material(
-        corpus=corpus, task=task, annotations=tuple(annotations), verdicts=verdicts,
-        lessons=taught.by_arm, scores=_scores(taught, task), dropped=taught.dropped,
+        corpus=said.corpus, task=said.task, annotations=said.annotations, verdicts=said.verdicts,
+        lessons=taught.by_arm, scores=_scores(taught, said.task), dropped=taught.dropped,
         references=references, reference=kind,
     )  # fmt: skip
 
 
-def _untaught(
-    recipe: Recipe, corpus: Corpus, task: Task, verdicts: Mapping[str, Verdict],
-    annotations: Sequence[Annotation],
-) -> Material:  # fmt: skip
-    references, kind = _references(corpus.examples, verdicts, task) if annotations else ({}, "none")
+def _untaught(recipe: Recipe, said: Merged) -> Material:
+    references, kind = (
+        _references(said.corpus.examples, said.verdicts, said.task)
+        if said.annotations
+        else ({}, "none")
+    )
     return Material(
-        corpus=corpus, task=task, annotations=tuple(annotations), verdicts=verdicts,
+        corpus=said.corpus, task=said.task, annotations=said.annotations, verdicts=said.verdicts,
         lessons={arm: () for arm in recipe.arms}, dropped={},
-        scores=None if task.kind is Kind.NOMINAL else (), references=references, reference=kind,
+        scores=None if said.task.kind is Kind.NOMINAL else (), references=references,
+        reference=kind,
     )  # fmt: skip
 
 
@@ -173,7 +233,7 @@ def _references(
         raise TeachingError(
             f"task {task.name}: the {len(of_test)} test examples carry {len(labels)} label(s) "
             f"({', '.join(sorted(labels)) or 'none'}); expected two or more, or nothing can be "
-            "compared; take more test examples"
+            "compared; take more test examples, or have teachers answer about all of them"
         )
     validation = [e.id for e in examples if e.split is Split.VALIDATION and e.id in of_teachers]
     return {**{i: of_teachers[i] for i in validation}, **of_test}, "gold" if gold else "verdict"

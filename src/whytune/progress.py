@@ -55,13 +55,23 @@ class Progress:
         self.say(f"{title}: {total} done")
 
     def _lines(self, title: str, total: int) -> Iterator[Advance]:
-        done, shown = 0, time.monotonic()
+        done, begun = 0, time.monotonic()
+        shown = begun
 
         def advance(count: int = 1, note: str = "") -> None:
             nonlocal done, shown
             done += count
-            if done >= total or time.monotonic() - shown > PLAIN_SECONDS:
-                shown = time.monotonic()
-                self.say(f"{title}: {done} of {total}{', ' + note if note else ''}")
+            now = time.monotonic()
+            if (count and done >= total) or now - shown > PLAIN_SECONDS:
+                shown = now
+                left = (total - done) * (now - begun) / done if 0 < done < total else 0.0
+                parts = (f"{title}: {done} of {total}", note, left and f"about {_span(left)} left")
+                self.say(", ".join(part for part in parts if part))
 
         yield advance
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

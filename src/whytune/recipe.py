@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from whytune.recipe_data import CorpusSpec, TaskSpec
+from whytune.recipe_teachers import TeacherSpec
 from whytune.records import Layout, Task
 from whytune.settings import (
     Count,
@@ -25,7 +26,7 @@ from whytune.settings import (
     listed,
     refuse,
 )
-from whytune.tasks import BUILT_IN
+from whytune.tasks import BUILT_IN, SAMPLES
 
 
 def _built_in(name: str) -> str:
@@ -186,8 +187,21 @@ class Recipe(Settings):
     """Name -> one way to teach."""
     seeds: Annotated[list[Count], Field(min_length=1), AfterValidator(_once)] = [0]
     """One student per seed."""
-    merge: Literal["average"] = "average"
-    """How the teachers' scores become one verdict."""
+    teachers: dict[FolderName, TeacherSpec] = {}
+    """Name -> who is asked about every example. Without any, what came with the corpora is
+    merged; with some, their replies alone, and a `recorded` one brings those of the corpus."""
+    merge: Literal["average", "median", "most-frequent", "reliability", "merger"] = "average"
+    """How the teachers' scores become one verdict. `average`: the mean; of nominal labels, the most
+    frequent. `median`: likewise. `most-frequent`: the label with the most votes. `reliability`:
+    raters are weighted by how well they agree with the others (ordinal: severity and spread taken
+    out; nominal: Dawid-Skene). `merger`: a model that reads all of them decides."""
+    merger: Annotated[str | None, Field(validate_default=True)] = None
+    """The teacher that makes one explanation of all the teachers'; with `merge: merger` it decides
+    the label too. It votes like the others, unless it has `prompts: []`. Without a merger, the
+    explanation closest to the verdict stands."""
+    journal: str | None = None
+    """File with every request and reply, relative to the recipe. Without it, beside the recipe:
+    NAME.journal."""
     lessons: Literal["verdict", "raters"] = "verdict"
     """What is taught: `verdict`, one lesson per example and task; `raters`, one lesson for every
     readable reply, with its own label and explanation, all of them branches of the one
@@ -200,6 +214,20 @@ class Recipe(Settings):
     def resolved_tasks(self) -> tuple[Task, ...]:
         """The records behind `tasks`, in their order."""
         return tuple(BUILT_IN[t] if isinstance(t, str) else t.task() for t in self.tasks)
+
+    def samples(self) -> dict[str, dict[str, str]]:
+        """Task -> label -> a short text that deserves it; labels without one are left out."""
+        return {
+            t if isinstance(t, str) else t.name: SAMPLES.get(t, {})
+            if isinstance(t, str)
+            else t.samples()
+            for t in self.tasks
+        }
+
+    @property
+    def asks(self) -> bool:
+        """Whether anybody is asked, so that there is a journal."""
+        return any(spec.asked for spec in self.teachers.values())
 
     @field_validator("corpora", mode="before")
     @classmethod
@@ -224,11 +252,27 @@ class Recipe(Settings):
         for corpus, spec in info.data.get("corpora", {}).items():
             if spec.task is not None and spec.task not in names:
                 faults.append(f"corpora.{corpus}.task is {spec.task!r}; {hint(spec.task, names)}")
-            if spec.task is None and spec.loader == "table" and len(names) > 1:
+            labelled = spec.loader == "table" and spec.columns.labelled
+            if spec.task is None and labelled and len(names) > 1:
                 faults.append(f"found {len(names)} tasks; say in corpora.{corpus}.task which one "
-                              "its label column answers")  # fmt: skip
+                              "its label column answers, or have teachers answer all of them: "
+                              f"set corpora.{corpus}.columns.label to null")  # fmt: skip
         refuse(faults)
         return tasks
+
+    @field_validator("merger")
+    @classmethod
+    def _check_merger(cls, merger: str | None, info: ValidationInfo) -> str | None:
+        teachers = info.data.get("teachers", {})
+        faults = []
+        if merger is None and info.data.get("merge") == "merger":
+            faults.append("merge is merger, but there is none; name the teacher that is to do it")
+        if merger is not None and merger not in teachers:
+            faults.append(f"{merger!r} is none of the teachers; {hint(merger, teachers)}")
+        elif merger is not None and not teachers[merger].asked:
+            faults.append(f"{merger} is recorded; expected a teacher that can be asked")
+        refuse(faults)
+        return merger
 
     @field_validator("train")
     @classmethod

@@ -29,8 +29,9 @@ class Columns(Settings):
     """The single text to be judged; this or `turns`."""
     turns: str | None = None
     """A conversation: a list of `{role, text}` or `{role, content}` (as JSON text in a CSV)."""
-    label: str = "label"
-    """The label, as one of the task's label names."""
+    label: str | None = "label"
+    """The label, as one of the task's label names; null where the table has none and teachers are
+    asked."""
     score: str | None = None
     """A number instead of the label (ordinal tasks); set `scale` with it."""
     scale: tuple[float, float] | None = None
@@ -48,9 +49,17 @@ class Columns(Settings):
     split: str | None = None
     """`train`, `validation` or `test`; without it, splits are drawn by group."""
 
+    @property
+    def labelled(self) -> bool:
+        """Whether rows say anything about their texts."""
+        return self.label is not None or self.score is not None
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         faults = []
+        if not self.labelled:
+            faults += [f"found {use}, but no labels (label: null); name the `label` column, or drop "
+                       f"{use}" for use in ("explanation", "rater") if getattr(self, use)]  # fmt: skip
         if (self.score is None) != (self.scale is None):
             faults.append("`score` and `scale` belong together; give both or neither")
         if self.scale is not None and self.scale[0] >= self.scale[1]:
@@ -73,7 +82,8 @@ class CorpusSpec(Settings):
     min_words: Count = 0
     """Of a `mixed` corpus: take only examples each of whose explanations has so many words."""
     task: str | None = None
-    """The task that a table's label column answers; not needed where the recipe has one task."""
+    """The task that a table's label column answers; not needed where the recipe has one task, or
+    the table no labels."""
     columns: Columns = Columns()
     """Column mapping of a table."""
     part: str | None = None

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 
 from whytune.errors import RecipeError
 from whytune.recipe import Recipe
+from whytune.recipe_data import CorpusSpec
+from whytune.recipe_teachers import TeacherSpec
 from whytune.settings import Settings, hint, nested
 
 
@@ -124,15 +126,26 @@ def _known_keys(steps: Sequence[str]) -> list[str]:
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
-    corpora = {
-        name: spec.model_copy(
-            update={"path": str((folder / Path(spec.path).expanduser()).resolve())}
-        )
-        if spec.path is not None and not spec.path.startswith("hf://")
-        else spec
-        for name, spec in recipe.corpora.items()
-    }
-    model = recipe.model
-    if model.startswith((".", "~", "/")):
-        model = str((folder / Path(model).expanduser()).resolve())
-    return recipe.model_copy(update={"corpora": corpora, "model": model})
+    def whole(path: str) -> str:
+        return str((folder / Path(path).expanduser()).resolve())
+
+    def model(name: str) -> str:
+        return whole(name) if name.startswith((".", "~", "/")) else name
+
+    def corpus(spec: CorpusSpec) -> CorpusSpec:
+        if spec.path is None or spec.path.startswith("hf://"):
+            return spec
+        return spec.model_copy(update={"path": whole(spec.path)})
+
+    def teacher(spec: TeacherSpec) -> TeacherSpec:
+        here = {"path": whole(spec.path)} if spec.path is not None else {}
+        if spec.api == "local" and spec.model is not None:
+            here["model"] = model(spec.model)
+        return spec.model_copy(update=here)
+
+    return recipe.model_copy(update={
+        "model": model(recipe.model),
+        "corpora": {name: corpus(spec) for name, spec in recipe.corpora.items()},
+        "teachers": {name: teacher(spec) for name, spec in recipe.teachers.items()},
+        "journal": whole(recipe.journal or f"{recipe.name}.journal") if recipe.asks else None,
+    })  # fmt: skip

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from whytune.corpora import (
+    answered,
     feedbackqa,
     gold,
     hub,
@@ -42,7 +43,7 @@ _SHOWN = 3  # quarantined rows in an error
 
 def load(
     name: str, spec: CorpusSpec, tasks: Sequence[Task],
-    others: Mapping[str, CorpusSpec] | None = None,
+    others: Mapping[str, CorpusSpec] | None = None, *, asked: bool = False,
 ) -> Corpus:  # fmt: skip
     """Read a corpus, settle its splits, and draw the sample that the recipe asks for.
 
@@ -55,32 +56,36 @@ def load(
         spec: what the recipe says about it; `path` already resolved.
         tasks: the recipe's tasks; `spec.task` narrows them to one.
         others: the recipe's corpora, which a mixed one is taken from.
+        asked: whether teachers are asked. Then a corpus need not answer every task, and a table
+            need not have labels: what is not answered has no gold and no replies.
 
     Raises:
         CorpusError: files that are not there, not whole or not readable, more unreadable rows than
-            `spec.max_unreadable`, a task that the corpus does not answer, a group on both sides of
-            a split, or fewer examples than asked for.
+            `spec.max_unreadable`, a task that the corpus does not answer though nobody is asked, a
+            group on both sides of a split, or fewer examples than asked for.
     """
-    asked = _asked(name, spec, tasks)
+    wanted = _wanted(name, spec, tasks)
     loader = _loader(name, spec)
     if loader == "mixed":
-        return mixed.mix(name, spec, _parts_of(name, spec, tasks, others or {}))
+        return mixed.mix(name, spec, _parts_of(name, spec, tasks, others or {}, asked))
+    # Where nobody is asked, the loader refuses what it does not answer.
+    own = answered.of(wanted, _known(name, spec, loader) if asked else ())
     if loader == "starter":
-        found = _whole(name, spec, starter.read(name, asked), asked)
+        found = _whole(name, spec, starter.read(name, own.tasks), own)
     elif loader == "feedbackqa":
-        found = _whole(name, spec, feedbackqa.read(name, _path(name, spec), asked), asked)
+        found = _whole(name, spec, feedbackqa.read(name, _path(name, spec), own.tasks), own)
     elif loader == "table":
-        found = _table(name, spec, asked)
+        found = _table(name, spec, wanted, asked)
     else:
-        found = _release(name, spec, loader, asked)
+        found = _release(name, spec, loader, own)
     _check_readable(name, spec, found.ledger)
     if loader not in _TAUGHT and all(item.example.split is Split.TEST for item in found.items):
         # A golden set is there to be measured on.
         spec = spec.model_copy(update={"train": spec.train or 0})
-    return _corpus(name, spec, found, asked)
+    return _corpus(name, spec, found, own.tasks)
 
 
-def _asked(name: str, spec: CorpusSpec, tasks: Sequence[Task]) -> tuple[Task, ...]:
+def _wanted(name: str, spec: CorpusSpec, tasks: Sequence[Task]) -> tuple[Task, ...]:
     if spec.task is None:
         return tuple(tasks)
     chosen = tuple(task for task in tasks if task.name == spec.task)
@@ -112,9 +117,22 @@ def _path(name: str, spec: CorpusSpec) -> Path:
     return Path(spec.path)
 
 
+def _known(name: str, spec: CorpusSpec, loader: str) -> Sequence[str]:
+    """The tasks that a corpus's own labels answer; none of a table, as any may be one's."""
+    if loader == "table":
+        return ()
+    if loader == "starter":
+        return starter.TASKS
+    module = import_module(LOADERS[loader])
+    by_part = getattr(module, "answers", None)
+    known: Sequence[str] = by_part(name, _path(name, spec), spec) if by_part else module.ABOUT.tasks
+    return known
+
+
 def _parts_of(
-    name: str, spec: CorpusSpec, tasks: Sequence[Task], others: Mapping[str, CorpusSpec]
-) -> list[Corpus]:
+    name: str, spec: CorpusSpec, tasks: Sequence[Task], others: Mapping[str, CorpusSpec],
+    asked: bool,
+) -> list[Corpus]:  # fmt: skip
     """The corpora that a mixed one is taken from, each as its own spec says."""
     for other in spec.of:
         if other not in others:
@@ -127,11 +145,11 @@ def _parts_of(
                 f"corpora.{name}.of: found {other!r}, which is mixed itself; name the corpora that "
                 "it is made of"
             )
-    return [load(other, others[other], tasks) for other in spec.of]
+    return [load(other, others[other], tasks, asked=asked) for other in spec.of]
 
 
 def _whole(
-    name: str, spec: CorpusSpec, reading: Reading, tasks: Sequence[Task]
+    name: str, spec: CorpusSpec, reading: Reading, own: answered.Answered
 ) -> sampling.Candidates:
     """Everything of a corpus that is in memory already."""
     replies: dict[str, list[Reply]] = defaultdict(list)
@@ -144,18 +162,20 @@ def _whole(
             sieve.ledger.rows += 1
             sieve.passes(example.id, example.group, example.split)
             settled = example.id not in reading.unsettled
-            yield Item(example=example, replies=tuple(replies[example.id]), settled=settled)
+            yield own.kept(
+                Item(example=example, replies=tuple(replies[example.id]), settled=settled)
+            )
 
     found = sampling.candidates(
         name, spec.model_copy(update={"train": None, "test": None}), read,
-        lambda _: _merging(partial(raters.as_one, tasks=tasks), spec, tasks),
+        lambda _: _merging(partial(raters.as_one, tasks=own.tasks), spec, own.tasks),
         repeats=_REPEATS, drop_torn=False,
     )  # fmt: skip
     return replace(found, notes=(*reading.notes, *found.notes))
 
 
-def _table(name: str, spec: CorpusSpec, tasks: Sequence[Task]) -> sampling.Candidates:
-    table = tables.checked(name, _path(name, spec), tasks, spec.columns)
+def _table(name: str, spec: CorpusSpec, tasks: Sequence[Task], asked: bool) -> sampling.Candidates:
+    table = tables.checked(name, _path(name, spec), tasks, spec.columns, asked=asked)
 
     def merge(ledger: Ledger) -> sampling.Merge:
         one = partial(raters.of_table, ledger=ledger, file=table.path.name, columns=spec.columns,
@@ -163,24 +183,26 @@ def _table(name: str, spec: CorpusSpec, tasks: Sequence[Task]) -> sampling.Candi
         whole = _merging(one, spec, tasks)
         return lambda found: whole([tables.item(row, table) for row in found])
 
+    repeats = raters.SAME_TEXT if table.task is None else raters.REPEATS
     return sampling.candidates(
-        name, spec, partial(ranges.read, table), merge, repeats=raters.REPEATS, drop_torn=False
+        name, spec, partial(ranges.read, table), merge, repeats=repeats, drop_torn=False
     )
 
 
 def _release(
-    name: str, spec: CorpusSpec, loader: str, tasks: Sequence[Task]
+    name: str, spec: CorpusSpec, loader: str, own: answered.Answered
 ) -> sampling.Candidates:
     path = _path(name, spec)
     module = import_module(LOADERS[loader])
 
     def read(sieve: sampling.Sieve) -> Iterator[Item]:
-        for item in module.read(name, path, tasks, spec, sieve.ledger):
+        for item in module.read(name, path, own.tasks, spec, sieve.ledger):
             if sieve.passes(item.example.id, item.example.group, item.example.split):
-                yield item
+                yield own.kept(item)
 
     return sampling.candidates(
-        name, spec, read, lambda _: _merging(partial(raters.as_one, tasks=tasks), spec, tasks),
+        name, spec, read,
+        lambda _: _merging(partial(raters.as_one, tasks=own.tasks), spec, own.tasks),
         repeats=_REPEATS, drop_torn=True,
     )  # fmt: skip
 

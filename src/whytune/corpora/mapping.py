@@ -14,8 +14,8 @@ LOOKED_AT = 1000
 """Rows before a column that none of them has is called missing."""
 
 
-def check(name: str, columns: Columns, task: Task) -> None:
-    """Whether a column mapping can be.
+def check(name: str, columns: Columns, task: Task | None) -> None:
+    """Whether a column mapping can be; `task` is None where the table has no labels.
 
     Raises:
         CorpusError: neither or both of text and turns, or scores for labels without order.
@@ -23,7 +23,7 @@ def check(name: str, columns: Columns, task: Task) -> None:
     place = f"corpora.{name}.columns"
     if (columns.text is None) == (columns.turns is None):
         raise CorpusError(f"{place}: expected exactly one of `text` and `turns`; name the column")
-    if columns.score is not None and task.kind is Kind.NOMINAL:
+    if columns.score is not None and task is not None and task.kind is Kind.NOMINAL:
         raise CorpusError(
             f"{place}.score: found a score column for {task.name}, whose labels have no order; "
             "name a `label` column, or make the task ordinal"

@@ -15,6 +15,8 @@ Merge = Callable[[Sequence[Item]], Item | None]
 """Items of one id, in any order, to one; None where they contradict each other."""
 
 REPEATS = "rows that repeat the same rater's label of the same text were left out"
+SAME_TEXT = "rows that repeat another's text were left out"
+"""Where there are no labels."""
 
 
 def as_one(items: Sequence[Item], tasks: Sequence[Task]) -> Item:
@@ -63,9 +65,10 @@ def _references(
 
 
 def of_table(
-    items: Sequence[Item], ledger: Ledger, file: str, columns: Columns, task: Task
+    items: Sequence[Item], ledger: Ledger, file: str, columns: Columns, task: Task | None
 ) -> Item | None:
-    """One example for a table's rows about one text, with one reply for every rater of it.
+    """One example for a table's rows about one text, with one reply for every rater of it, if the
+    table has labels (a task that they answer).
 
     Rows that contradict each other are quarantined, all of them: which one is right, nobody knows.
     """
@@ -74,6 +77,13 @@ def of_table(
     rows = sorted(items, key=_line)
     if _torn(rows, ledger, file):
         return None
+    first = rows[0]
+    example = replace(first.example, source=min(row.example.source for row in rows))
+    if task is None:
+        if columns.id is not None:
+            for row in rows[1:]:
+                _quarantine_repeat(row, first, ledger, file, SAME_TEXT)
+        return Item(example=example, line=first.line)
     by_rater: dict[str, list[Item]] = defaultdict(list)
     for row in rows:
         by_rater[row.replies[0].teacher].append(row)
@@ -85,12 +95,8 @@ def of_table(
     if not replies:
         return None
     reference = gold.of_replies(replies, task)
-    example = replace(
-        rows[0].example,
-        source=min(row.example.source for row in rows),
-        gold={} if reference is None else {task.name: reference},
-    )
-    return Item(example=example, replies=replies, settled=reference is not None, line=rows[0].line)
+    example = replace(example, gold={} if reference is None else {task.name: reference})
+    return Item(example=example, replies=replies, settled=reference is not None, line=first.line)
 
 
 def _line(item: Item) -> int:
@@ -136,16 +142,22 @@ def _first_of(
             )  # fmt: skip
             return []
         if columns.id is not None and columns.rater is None:
-            ledger.counts[REPEATS] -= 1
-            ledger.quarantine(
-                file, row.line, f"id {row.example.id} stands already in line {first.line}; "
-                "expected unique ids; drop one, or name a `rater` column",
-            )  # fmt: skip
+            _quarantine_repeat(row, first, ledger, file, REPEATS, ", or name a `rater` column")
     return [min(rows, key=lambda row: ('"assessment"' not in row.replies[0].text,
                                        row.replies[0].text))]  # fmt: skip
 
 
+def _quarantine_repeat(
+    row: Item, first: Item, ledger: Ledger, file: str, repeats: str, way_out: str = ""
+) -> None:
+    ledger.counts[repeats] -= 1
+    ledger.quarantine(
+        file, row.line, f"id {row.example.id} stands already in line {first.line}; "
+        f"expected unique ids; drop one{way_out}",
+    )  # fmt: skip
+
+
 def _quarantine(rows: Sequence[Item], named: Item, ledger: Ledger, file: str, reason: str) -> None:
-    raters = {row.replies[0].teacher for row in rows}
-    ledger.counts[REPEATS] -= len(rows) - len(raters)
+    raters = {reply.teacher for row in rows for reply in row.replies}
+    ledger.counts[REPEATS if raters else SAME_TEXT] -= len(rows) - max(len(raters), 1)
     ledger.quarantine(file, named.line, reason, named.example.turns[-1].text, rows=len(rows))

@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
     turns: Pairs
     vote: Vote | None
-    """None where the row carries no label."""
+    """None where the row, or the whole table, carries no label."""
     id: str | None = None
     group: str | None = None
     source: str | None = None
@@ -45,15 +45,18 @@ class Row(NamedTuple):
 
 
 class Reader:
-    """Reads the rows of one table."""
+    """Reads the rows of one table; `task` is what its labels answer, None where it has none."""
 
-    def __init__(self, columns: Columns, task: Task):
+    def __init__(self, columns: Columns, task: Task | None):
         self._columns, self._task = columns, task
-        self._votes = {name: Vote(label=name) for name in task.label_names}
+        labels = () if task is None else task.label_names
+        self._votes = {name: Vote(label=name) for name in labels}
         mapped = {f: column for f in _READERS if (column := getattr(columns, f)) is not None}
         self._readers = {"turns": _turns, "vote": _vote} | {f: _READERS[f] for f in mapped}
         names = [use for use in ("id", "group", "source", "rater") if use in mapped]
-        uses = ["text", "label", *names, *(["explanation"] if "explanation" in mapped else [])]
+        # Without labels the text again: of one cell alone, itemgetter makes no tuple.
+        second = "label" if task else "text"
+        uses = ["text", second, *names, *(["explanation"] if "explanation" in mapped else [])]
         at = {use: place for place, use in enumerate(uses)}
         self._is_plain = (
             columns.text is not None and columns.score is None and columns.split is None
@@ -64,7 +67,7 @@ class Reader:
         self._rest = itemgetter(*(at.get(use, -1) for use in Row._fields[2:]))
 
     def names(self, cells: Cells) -> Names | None:
-        """What the row is known by; None where it carries no label.
+        """What the row is known by; None where it lacks the label that others carry.
 
         Raises:
             ValueError: as `read`.
@@ -72,7 +75,7 @@ class Reader:
         found = self._plain(cells)
         if found is None:
             row = self._closely(cells)
-            return None if row.vote is None else _names(row)
+            return None if row.vote is None and self._task else _names(row)
         text = found[0]
         return (
             one_text_id("text", text) if self._id is None else found[self._id],
@@ -90,10 +93,11 @@ class Reader:
         found = self._plain(cells)
         if found is None:
             return self._closely(cells)
-        return Row((("text", found[0]),), self._votes[found[1]], *self._rest((*found, None)))
+        vote = self._votes.get(found[1])
+        return Row((("text", found[0]),), vote, *self._rest((*found, None)))
 
     def _plain(self, cells: Cells) -> tuple[str, ...] | None:
-        """The cells of most rows by a short way: whole texts, and one of the labels."""
+        """The cells of most rows by a short way: whole texts, and one of the labels, if any."""
         if not self._is_plain:
             return None
         try:
@@ -103,7 +107,9 @@ class Reader:
                 whole.encode()
         except (KeyError, TypeError, UnicodeEncodeError):
             return None
-        if found[1] not in self._votes or not all(map(str.strip, found)):
+        if self._votes and found[1] not in self._votes:
+            return None
+        if not all(map(str.strip, found)):
             return None
         for place in self._named:
             if found[place] != found[place].strip():
@@ -132,7 +138,7 @@ def _names(row: Row) -> Names:
     )
 
 
-def _turns(cells: Cells, columns: Columns, task: Task) -> Pairs:
+def _turns(cells: Cells, columns: Columns, task: Task | None) -> Pairs:
     if columns.text is not None:
         text = _text(cells, columns.text)
         if text is None:
@@ -166,9 +172,12 @@ def _turn(turn: Any) -> tuple[str, str]:
     return _encodable(turn["role"]), _encodable(text)
 
 
-def _vote(cells: Cells, columns: Columns, task: Task) -> Vote | None:
+def _vote(cells: Cells, columns: Columns, task: Task | None) -> Vote | None:
+    if task is None:
+        return None
     if columns.score is not None and columns.scale is not None:
         return _scored(cells.get(columns.score), columns.score, columns.scale, task)
+    assert columns.label is not None
     label = _name(cells, columns.label)
     if label is not None and label not in task.label_names:
         close = difflib.get_close_matches(label, task.label_names, n=1)
@@ -199,7 +208,7 @@ def _scored(value: Any, column: str, scale: tuple[float, float], task: Task) -> 
     return Vote(label=task.nearest(score), score=score, number=number)
 
 
-def _split(cells: Cells, columns: Columns, task: Task) -> Split | None:
+def _split(cells: Cells, columns: Columns, task: Task | None) -> Split | None:
     if columns.split is None:
         return None
     found = _name(cells, columns.split)
@@ -212,27 +221,27 @@ def _split(cells: Cells, columns: Columns, task: Task) -> Split | None:
         ) from None
 
 
-def _rater(cells: Cells, columns: Columns, task: Task) -> str | None:
+def _rater(cells: Cells, columns: Columns, task: Task | None) -> str | None:
     return _required(cells, columns.rater)
 
 
-def _id(cells: Cells, columns: Columns, task: Task) -> str | None:
+def _id(cells: Cells, columns: Columns, task: Task | None) -> str | None:
     return _required(cells, columns.id)
 
 
-def _group(cells: Cells, columns: Columns, task: Task) -> str | None:
+def _group(cells: Cells, columns: Columns, task: Task | None) -> str | None:
     return _required(cells, columns.group)
 
 
-def _source(cells: Cells, columns: Columns, task: Task) -> str | None:
+def _source(cells: Cells, columns: Columns, task: Task | None) -> str | None:
     return None if columns.source is None else _name(cells, columns.source)
 
 
-def _explanation(cells: Cells, columns: Columns, task: Task) -> str | None:
+def _explanation(cells: Cells, columns: Columns, task: Task | None) -> str | None:
     return None if columns.explanation is None else _text(cells, columns.explanation)
 
 
-_READERS: Mapping[str, Callable[[Cells, Columns, Task], Any]] = {
+_READERS: Mapping[str, Callable[[Cells, Columns, Task | None], Any]] = {
     "id": _id,
     "group": _group,
     "source": _source,

@@ -1,4 +1,4 @@
-"""Tables of labelled texts: CSV, JSON Lines and Parquet, `.gz` of the first two.
+"""Tables of texts, labelled or not: CSV, JSON Lines and Parquet, `.gz` of the first two.
 
 A table is read row by row, in flat memory. Several rows of one text by different raters become
 one example with one reply each, so that people, models and several of either come through the
@@ -39,12 +39,12 @@ class Table:
     """Its name."""
     path: Path
     columns: Columns
-    task: Task
-    """What its label column answers."""
+    task: Task | None
+    """What its label column answers; None where it has none."""
 
 
 class Found(NamedTuple):
-    """A labelled row."""
+    """A row that is kept: labelled, where the table has labels."""
 
     line: int
     id: str
@@ -52,24 +52,38 @@ class Found(NamedTuple):
     row: rows.Row
 
 
-def checked(corpus: str, path: Path, tasks: Sequence[Task], columns: Columns) -> Table:
-    """A table whose mapping can be.
+def checked(
+    corpus: str, path: Path, tasks: Sequence[Task], columns: Columns, *, asked: bool = False
+) -> Table:
+    """A table whose mapping can be; `asked` says whether teachers are.
 
     Raises:
-        CorpusError: several tasks, or a column mapping that cannot be.
+        CorpusError: several tasks for its labels, no labels though nobody is asked for any, or a
+            column mapping that cannot be.
     """
-    if len(tasks) != 1:
-        found = ", ".join(task.name for task in tasks)
+    task = _answered(corpus, tasks, asked) if columns.labelled else None
+    if task is None and not asked:
         raise CorpusError(
-            f"corpora.{corpus}.task: missing; the recipe has the tasks {found}, and a table answers "
-            "one; name it"
+            f"corpora.{corpus}.columns.label: found null, but nobody is asked for labels; name "
+            "the table's label column, or whom to ask under `teachers:`"
         )
-    mapping.check(corpus, columns, tasks[0])
-    return Table(corpus=corpus, path=path, columns=columns, task=tasks[0])
+    mapping.check(corpus, columns, task)
+    return Table(corpus=corpus, path=path, columns=columns, task=task)
+
+
+def _answered(corpus: str, tasks: Sequence[Task], asked: bool) -> Task:
+    if len(tasks) == 1:
+        return tasks[0]
+    found = ", ".join(task.name for task in tasks)
+    others = f", or set corpora.{corpus}.columns.label to null" if asked else ""
+    raise CorpusError(
+        f"corpora.{corpus}.task: missing; the recipe has the tasks {found}, and a table answers "
+        f"one; name it{others}"
+    )
 
 
 def read(table: Table, sieve: Sieve) -> Iterator[Found]:
-    """Every labelled row that passes the sieve.
+    """Every row that passes the sieve; where the table has labels, every labelled one.
 
     Raises:
         CorpusError: a file that is not there or not whole, a missing column, a header with a
@@ -109,10 +123,10 @@ def moved(found: Found, lines: int) -> Found:
 
 
 def check(table: Table, presence: mapping.Presence, ledger: Ledger) -> None:
-    """Whether all rows together, as they were read, are a table of labelled texts.
+    """Whether all rows together, as they were read, are a table of texts, labelled or not.
 
     Raises:
-        CorpusError: a missing column, or no labelled row.
+        CorpusError: a missing column, no row, or no labelled one though there is a label column.
     """
     presence.check()
     if not ledger.rows:
@@ -142,17 +156,18 @@ def check_beginning(table: Table) -> None:
 
 
 def item(found: Found, table: Table) -> Item:
-    """A row as an example with its gold and its reply."""
+    """A row as an example with its gold and its reply, if the table has labels."""
     row, task = found.row, table.task
-    assert row.vote is not None
     example = Example(
         id=found.id,
         source=row.source or table.corpus,
         group=found.group,
         turns=tuple(Turn(role=role, text=text) for role, text in row.turns),
         split=row.split,
-        gold={task.name: _reference(row.vote, task)},
+        gold={task.name: _reference(row.vote, task)} if task and row.vote else {},
     )
+    if task is None or row.vote is None:
+        return Item(example=example, line=found.line)
     said: dict[str, str | float]
     said = {"label": row.vote.label} if row.vote.number is None else {"score": row.vote.number}
     if row.explanation is not None:

@@ -6,7 +6,7 @@ update. Faults would make the figures wrong; remarks are for the reader to judge
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from whytune.records import Example, Lesson, Split
 from whytune.student.prompting import conversation_text
 from whytune.study import check_page, grid, quarantine, remarks
 from whytune.study.findings import Findings, Load, Masked, Piece, Sheet, Tokens
+from whytune.teaching import ensemble
 
 if TYPE_CHECKING:
     from whytune.student.encode import Bundle, Encoder
@@ -147,11 +148,22 @@ def _of_data(
         conflicts=len(against), voted=voted, disputed=disputed,
         reference=material.reference, health=found, tokens=tokens,
         remarks=(
+            *_unasked(recipe, material),
             *remarks.of_lessons(material, taught, list(left_out(recipe, material))),
             *remarks.of_texts(found, against, tokens),
             *remarks.of_votes(voted, disputed),
         ),
     )  # fmt: skip
+
+
+def _unasked(recipe: Recipe, material: Material) -> Iterator[str]:
+    about = ensemble.About(examples=material.corpus.examples, tasks=[material.task], replies=())
+    asked = ensemble.voters(recipe, about)
+    if asked and not any(a.teacher in asked for a in material.annotations):
+        yield (
+            f"the teachers were not asked about {material.task.name} yet; ask them by `whytune "
+            "annotate`, and check again what they said"
+        )
 
 
 def _explanations(material: Material) -> dict[str, tuple[str, ...]]:

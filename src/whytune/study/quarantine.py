@@ -32,7 +32,9 @@ def refused(recipe: Recipe) -> dict[str, Ledger]:
     found = {}
     for name, spec in specs.items():
         try:
-            found[name] = corpora.load(name, spec, recipe.resolved_tasks(), specs).ledger
+            found[name] = corpora.load(
+                name, spec, recipe.resolved_tasks(), specs, asked=bool(recipe.teachers)
+            ).ledger
         except CorpusError:
             continue
     return found

@@ -3,10 +3,11 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.sparse import csr_array
 
 from whytune.records import Annotation, Kind, Outcome, Task
 from whytune.teaching.ratings import Floats, tabulate
@@ -55,19 +56,81 @@ def krippendorff_alpha(ratings: Floats, kind: Kind, *, ranks: bool = False) -> f
         Alpha, at most 1; NaN where it is not defined: fewer than two pairable values, or no
         two that differ.
     """
-    units = np.asarray(ratings, dtype=np.float64)
-    units = units[(~np.isnan(units)).sum(axis=1) > 1]
-    given = ~np.isnan(units)
-    values = units[given]
-    if np.unique(values).size < 2:
-        return math.nan
-    if ranks and kind is Kind.ORDINAL:
-        values = rankdata(values)
-        units[given] = values
-    difference = _nominal if kind is Kind.NOMINAL else _interval
-    observed = float((difference(units) / (given.sum(axis=1) - 1)).sum()) / values.size
-    expected = float(difference(values[None])[0]) / (values.size * (values.size - 1))
-    return float(1 - observed / expected)
+    difference = Difference.of(kind, ranks=ranks)
+    return Units(ratings, difference).alpha(np.ones(len(ratings)))
+
+
+class Difference(StrEnum):
+    """How the difference of two values counts in Krippendorff's alpha."""
+
+    NOMINAL = "nominal"
+    ORDINAL = "ordinal"
+    INTERVAL = "interval"
+
+    @classmethod
+    def of(cls, kind: Kind, *, ranks: bool = False) -> "Difference":
+        """That of the labels of a task."""
+        if kind is Kind.NOMINAL:
+            return cls.NOMINAL
+        return cls.ORDINAL if ranks else cls.INTERVAL
+
+
+class Units:
+    """Values by unit, so that alpha of any number of copies of each is quickly told.
+
+    Args:
+        ratings: units x raters, NaN where a rater did not answer.
+        difference: how two values differ.
+    """
+
+    def __init__(self, ratings: Floats, difference: Difference) -> None:
+        units = np.asarray(ratings, dtype=np.float64)
+        self._pairable = (~np.isnan(units)).sum(axis=1) > 1
+        units = units[self._pairable]
+        self._given = ~np.isnan(units)
+        self._size = self._given.sum(axis=1)
+        self._values, self._places = np.unique(units[self._given], return_inverse=True)
+        # How often each value occurs in each unit.
+        self._counts = csr_array((
+            np.ones(len(self._places)),
+            (np.repeat(np.arange(len(units)), self._size), self._places),
+        ), shape=(len(units), len(self._values)))  # fmt: skip
+        self._difference = difference
+        self._apart = None if difference is Difference.ORDINAL else self._within(self._values)
+
+    def alpha(self, copies: Floats) -> float:
+        """Alpha where each unit occurs so many times; NaN where it is not defined.
+
+        Args:
+            copies: of each unit, 0 or more.
+        """
+        copies = copies[self._pairable]
+        counts = np.asarray(self._counts.T @ copies, dtype=np.float64)
+        if (counts > 0).sum() < 2:
+            return math.nan
+        total = float(counts.sum())
+        values, apart = self._values, self._apart
+        if apart is None:
+            values = np.cumsum(counts) - counts / 2
+            apart = self._within(values)
+        if self._difference is Difference.NOMINAL:
+            expected = total**2 - float(np.square(counts).sum())
+        else:
+            centre = float((counts * values).sum()) / total
+            expected = 2 * total * float((counts * np.square(values - centre)).sum())
+        return 1 - float((copies * apart).sum()) * (total - 1) / expected
+
+    def _within(self, values: Floats) -> Floats:
+        """Of each unit, the sum of differences over all ordered pairs of its values by (size - 1)."""
+        units = np.zeros(self._given.shape)
+        units[self._given] = values[self._places]
+        if self._difference is Difference.NOMINAL:
+            units[~self._given] = np.nan
+            equal = sum(np.square((units == value).sum(axis=1)) for value in values)
+            return np.asarray((np.square(self._size) - equal) / (self._size - 1))
+        centre = units.sum(axis=1, keepdims=True) / self._size[:, None]
+        squares = np.where(self._given, np.square(units - centre), 0.0).sum(axis=1)
+        return np.asarray(2 * self._size * squares / (self._size - 1))
 
 
 def summary(annotations: Sequence[Annotation], task: Task) -> dict[str, Any]:
@@ -102,22 +165,6 @@ def of_votes(votes: Sequence[Annotation], task: Task) -> float | None:
 
 def _pairs(count: int) -> int:
     return count * (count - 1) // 2
-
-
-def _interval(units: Floats) -> Floats:
-    """Sum of squared differences over all ordered pairs of each row, without forming the pairs."""
-    size = (~np.isnan(units)).sum(axis=1)
-    centre = np.nanmean(units, axis=1, keepdims=True)
-    return np.asarray(2 * size * np.nansum(np.square(units - centre), axis=1))
-
-
-def _nominal(units: Floats) -> Floats:
-    """Ordered pairs of values that differ, of each row."""
-    size = (~np.isnan(units)).sum(axis=1)
-    equal = sum(
-        np.square((units == code).sum(axis=1)) for code in np.unique(units[~np.isnan(units)])
-    )
-    return np.asarray(np.square(size) - equal, dtype=np.float64)
 
 
 def _per_example(votes: Sequence[Annotation], task: Task) -> list[float | None]:

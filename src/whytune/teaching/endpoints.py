@@ -7,8 +7,8 @@ request ended, and holds the model's text as it came.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -16,6 +16,8 @@ import httpx2
 
 from whytune.errors import TeachingError
 from whytune.teaching.answers import Answer, Ended
+from whytune.teaching.lines import Lines
+from whytune.teaching.requests import Request
 
 ANTHROPIC_VERSION = "2023-06-01"
 ERROR_LENGTH = 300
@@ -23,60 +25,60 @@ ERROR_LENGTH = 300
 _BUSY = frozenset({429, 529})  # 529: Anthropic's "overloaded"
 _LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 
-Message = Mapping[str, str]
-"""`role` and `content`."""
+
+Api = Literal["openai", "anthropic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A model behind an address."""
+    """An address where models answer."""
 
     url: str
     """Up to the version, as `http://127.0.0.1:8000/v1`."""
-    model: str
-    api: Literal["openai", "anthropic"] = "openai"
+    api: Api = "openai"
     key: str | None = None
     """Name of the environment variable that holds the key; None: none is sent."""
-    structured: bool = True
-    """Ask the server to keep to the schema; off for servers that do not know how."""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Sent as they are, as `temperature` and `max_tokens`."""
 
 
-def body(
-    endpoint: Endpoint, messages: Sequence[Message], schema: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The request's JSON; equal for equal requests, with no secret in it."""
-    if endpoint.api == "anthropic":
-        return _anthropic_body(endpoint, messages, schema)
-    asked: dict[str, Any] = {"model": endpoint.model, "messages": [dict(m) for m in messages]}
-    if endpoint.structured:
-        form = {"name": "answer", "strict": True, "schema": schema}
-        asked["response_format"] = {"type": "json_schema", "json_schema": form}
-    return asked | dict(endpoint.parameters)
+def body(api: Api, request: Request) -> dict[str, Any]:
+    """The request's JSON; equal for equal requests, with no secret in it.
+
+    Without a schema the server is not asked to keep to one: not every server knows how.
+    """
+    asked = (_anthropic_body if api == "anthropic" else _openai_body)(request)
+    return asked | dict(request.parameters)
 
 
-def _anthropic_body(
-    endpoint: Endpoint, messages: Sequence[Message], schema: Mapping[str, Any]
-) -> dict[str, Any]:
-    instructions = [m["content"] for m in messages if m["role"] == "system"]
+def _openai_body(request: Request) -> dict[str, Any]:
     asked: dict[str, Any] = {
-        "model": endpoint.model,
+        "model": request.model,
+        "messages": [dict(message) for message in request.messages],
+    }
+    if request.schema is not None:
+        form = {"name": "answer", "strict": True, "schema": request.schema}
+        asked["response_format"] = {"type": "json_schema", "json_schema": form}
+    return asked
+
+
+def _anthropic_body(request: Request) -> dict[str, Any]:
+    instructions = [m["content"] for m in request.messages if m["role"] == "system"]
+    asked: dict[str, Any] = {
+        "model": request.model,
         "max_tokens": 1024,  # the one parameter that this interface demands
-        "messages": [dict(m) for m in messages if m["role"] != "system"],
+        "messages": [dict(m) for m in request.messages if m["role"] != "system"],
     }
     if instructions:
         asked["system"] = "\n\n".join(instructions)
-    if endpoint.structured:
-        asked["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
-    return asked | dict(endpoint.parameters)
+    if request.schema is not None:
+        asked["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
+    return asked
 
 
-def answer(endpoint: Endpoint, status: int, headers: Mapping[str, str], content: bytes) -> Answer:
+def answer(api: Api, status: int, headers: Mapping[str, str], content: bytes) -> Answer:
     """What a response says.
 
     Args:
-        endpoint: whose.
+        api: whose.
         status: of HTTP.
         headers: names in lower case.
         content: the body, whatever it is.
@@ -88,10 +90,10 @@ def answer(endpoint: Endpoint, status: int, headers: Mapping[str, str], content:
         shown = " ".join(content[: 4 * ERROR_LENGTH].decode("utf-8", "replace").split())
         return Answer(ended=_failed(status, headers), error=shown[:ERROR_LENGTH], **common)
     try:
-        found = (_anthropic if endpoint.api == "anthropic" else _openai)(json.loads(content))
+        found = (_anthropic if api == "anthropic" else _openai)(json.loads(content))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # Half an answer, or that of something else: the server's fault, so worth another try.
-        told = f"not an answer of {endpoint.api}'s interface ({type(error).__name__}: {error})"
+        told = f"not an answer of {api}'s interface ({type(error).__name__}: {error})"
         return Answer(ended=Ended.SERVER_ERROR, error=told[:ERROR_LENGTH], **common)
     return Answer(**found, **common)
 
@@ -142,32 +144,26 @@ def _text(found: Any) -> str:
 class Connection:
     """Sends requests to one endpoint; use it as `async with`."""
 
-    def __init__(self, endpoint: Endpoint, *, timeout: float = 120.0, most: int = 256):
+    def __init__(self, endpoint: Endpoint, *, timeout: float = 120.0):
         """Take the key from the environment.
 
         Args:
             endpoint: where to.
             timeout: seconds until an answer must be whole.
-            most: connections at a time.
 
         Raises:
             TeachingError: the environment does not hold the key, or the address is none.
         """
         if not endpoint.url.startswith(("http://", "https://")):
             raise TeachingError(
-                f"{endpoint.model}: found the address {endpoint.url!r}, expected one that begins "
-                "with http:// or https://; correct it"
+                f"teacher: found the address {endpoint.url!r}, expected one that begins with http:// "
+                "or https://; correct it"
             )
         self.endpoint = endpoint
         self._secret = _secret(endpoint)
         headers = {} if self._secret is None else _authorised(endpoint, self._secret)
-        self._client = httpx2.AsyncClient(
-            headers=headers, timeout=httpx2.Timeout(timeout, connect=min(timeout, 20.0)),
-            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
-        )  # fmt: skip
-        self._url = f"{endpoint.url.rstrip('/')}/" + (
-            "messages" if endpoint.api == "anthropic" else "chat/completions"
-        )
+        path = "messages" if endpoint.api == "anthropic" else "chat/completions"
+        self._lines = Lines(f"{endpoint.url.rstrip('/')}/{path}", headers, timeout)
 
     async def __aenter__(self) -> Self:
         """Open."""
@@ -178,13 +174,13 @@ class Connection:
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         """Close all connections."""
-        await self._client.aclose()
+        await self._lines.aclose()
 
-    async def send(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> Answer:
+    async def ask(self, request: Request) -> Answer:
         """Send one request, once; whatever happens is an answer."""
-        asked = body(self.endpoint, messages, schema)
+        asked = json.dumps(body(self.endpoint.api, request)).encode()
         try:
-            response = await self._client.post(self._url, json=asked)
+            response = await self._lines.post(asked)
         except httpx2.TimeoutException as error:
             return Answer(ended=Ended.TIMEOUT, error=type(error).__name__)
         except httpx2.HTTPError as error:
@@ -194,7 +190,7 @@ class Connection:
         if self._secret is not None:
             # Servers like to quote a key that they do not know.
             content = content.replace(self._secret.encode(), b"***")
-        return answer(self.endpoint, response.status_code, response.headers, content)
+        return answer(self.endpoint.api, response.status_code, response.headers, content)
 
 
 def _secret(endpoint: Endpoint) -> str | None:
@@ -203,7 +199,7 @@ def _secret(endpoint: Endpoint) -> str | None:
     found = os.environ.get(endpoint.key, "").strip()
     if not found:
         raise TeachingError(
-            f"{endpoint.model} at {endpoint.url}: the environment variable {endpoint.key} is not "
+            f"teacher at {endpoint.url}: the environment variable {endpoint.key} is not "
             "set; expected the server's key in it; set it (keys are read from nowhere else)"
         )
     return found

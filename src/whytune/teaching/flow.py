@@ -1,4 +1,4 @@
-"""Many requests through few lanes: as fast as the endpoints permit, nothing lost, nothing twice.
+"""Many calls through few lanes: as fast as the endpoints permit, nothing lost, nothing twice.
 
 Knows neither HTTP nor files: sending and recording are handed in. All times are those of the
 running event loop (`loop.time`), so that a loop with a clock of its own decides what time is.
@@ -7,24 +7,21 @@ running event loop (`loop.time`), so that a loop with a clock of its own decides
 import asyncio
 import heapq
 import math
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Generic, Literal
+from typing import Generic, Literal, TypeVar
 
 from whytune.errors import TeachingError
-from whytune.teaching.answers import Ended
+from whytune.teaching.answers import Answer, Ended
+from whytune.teaching.calls import Body, Call, DeadLetter, Fate, Figures, LaneFigures
 from whytune.teaching.lane import Lane
+from whytune.teaching.limits import read_limits, retry_after
 from whytune.teaching.retries import FINAL, Letter, Policy, Retries
-from whytune.teaching.sent import (
-    Body,
-    DeadLetter,
-    Fate,
-    Figures,
-    LaneFigures,
-    Request,
-    Sent,
-)
 from whytune.teaching.source import Source
+
+Intent = TypeVar("Intent")
+"""What a record of the intent to send is known by."""
 
 KEPT_DEAD = 1000
 """Dead letters kept in the result; all are counted, and all are recorded."""
@@ -41,21 +38,22 @@ class Result(Generic[Body]):
     """The first KEPT_DEAD ones."""
 
 
-class Flow(Generic[Body]):
-    """Sends the requests of one model through its lanes.
+class Flow(Generic[Body, Intent]):
+    """Sends the calls to one model through its lanes.
 
-    Retries go among the first attempts as soon as they are due. Requests are taken from their
+    Retries go among the first attempts as soon as they are due. Calls are taken from their
     iterator one at a time as lanes become free, so that memory does not grow with their number.
 
     Args:
-        lanes: one or more endpoints of the same model, each with a name of its own; a request
+        lanes: one or more endpoints of the same model, each with a name of its own; a call
             goes to the one with the most free places among those that may send now.
-        send: sends one request through a lane and says how it ended. It raises nothing it can
+        send: sends one call through a lane and says how it ended. It raises nothing it can
             classify; what it raises ends the flow.
         intend: awaited before each send; once it returns, the intent is durable.
-        record: awaited after each send; once it returns, the outcome is durable. Only then a
-            request counts as done or dead.
-        may_spend: asked before each send with the request's estimated cost, once a send, so that
+        record: awaited after each send with what `intend` returned, the answer, what becomes of
+            the call, and the seconds that it took; once it returns, the outcome is durable. Only
+            then a call counts as done or dead.
+        may_spend: asked before each send with the call's estimated cost, once a send, so that
             it can reserve it; False stops the sending.
         policy: when to send again.
         show: called with the live figures, at most `policy.figures_per_second` times a second.
@@ -68,9 +66,9 @@ class Flow(Generic[Body]):
         self,
         lanes: Iterable[Lane],
         *,
-        send: Callable[[Request[Body], Lane], Awaitable[Sent]],
-        intend: Callable[[Request[Body], Lane], Awaitable[None]],
-        record: Callable[[Request[Body], Lane, Sent, Fate], Awaitable[None]],
+        send: Callable[[Call[Body], Lane], Awaitable[Answer]],
+        intend: Callable[[Call[Body]], Awaitable[Intent]],
+        record: Callable[[Intent, Answer, Fate, float], Awaitable[None]],
         may_spend: Callable[[float], bool] = lambda cost: True,
         policy: Policy | None = None,
         show: Callable[[Figures], None] | None = None,
@@ -99,7 +97,7 @@ class Flow(Generic[Body]):
 
     async def run(
         self,
-        requests: Iterable[Request[Body]] | AsyncIterable[Request[Body]],
+        calls: Iterable[Call[Body]] | AsyncIterable[Call[Body]],
         *,
         total: int | None = None,
         cached: int = 0,
@@ -110,18 +108,18 @@ class Flow(Generic[Body]):
         cancellation ends them), waits for all that is being recorded, and is then cancelled.
 
         Args:
-            requests: what to send; a plain iterator must not block.
-            total: requests in all, the cached ones included, where it is known.
+            calls: what to send; a plain iterator must not block.
+            total: calls in all, the cached ones included, where it is known.
             cached: how many were answered before.
 
         Raises:
-            Exception: what `requests`, `send`, `intend` or `record` raised, once everything that
+            Exception: what `calls`, `send`, `intend` or `record` raised, once everything that
                 was in flight is recorded.
         """
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] = self._loop.create_future()
         self._figures.total, self._figures.cached = total, cached
-        source = Source(requests, self._notify)
+        source = Source(calls, self._notify)
         try:
             ended = await self._pump(source)
             if self._tasks:
@@ -157,13 +155,13 @@ class Flow(Generic[Body]):
             own, in_flight=len(self._tasks), waiting=len(self._again), eta=eta, lanes=lanes
         )
 
-    async def _pump(self, source: Source[Request[Body]]) -> Literal["all sent", "budget"]:
+    async def _pump(self, source: Source[Call[Body]]) -> Literal["all sent", "budget"]:
         """Sends until there is nothing left, the budget ends, or something fails."""
         fresh: Letter[Body] | None = None
         while self._failure is None:
             self._tell()
-            if fresh is None and (request := source.take()) is not None:
-                fresh = Letter(request)
+            if fresh is None and (call := source.take()) is not None:
+                fresh = Letter(call)
             if len(self._tasks) >= self._most:
                 await self._pause(math.inf)
                 continue
@@ -175,11 +173,11 @@ class Flow(Generic[Body]):
                     break
                 await self._pause(self._again[0][0] if self._again else math.inf)
                 continue
-            lane, at = self._choose(now, letter.request.tokens)
+            lane, at = self._choose(now, letter.call.tokens)
             if at > now:
                 await self._pause(at)
                 continue
-            if not self._may_spend(letter.request.cost):
+            if not self._may_spend(letter.call.cost):
                 return "budget"
             if due:
                 heapq.heappop(self._again)
@@ -197,7 +195,7 @@ class Flow(Generic[Body]):
         return self.lanes[index], at
 
     def _dispatch(self, letter: Letter[Body], lane: Lane, now: float) -> None:
-        lane.depart(now, letter.request.tokens)
+        lane.depart(now, letter.call.tokens)
         self._figures.sends += 1
         self._figures.retried += letter.attempts > 0
         self._retries.departs(letter)
@@ -207,38 +205,39 @@ class Flow(Generic[Body]):
 
     async def _one(self, letter: Letter[Body], lane: Lane, sent_at: float) -> None:
         """One send with its records."""
-        estimated, used = letter.request.tokens, None
+        estimated, used = letter.call.tokens, None
         try:
             letter.sending = True
-            await self._intend(letter.request, lane)
-            sent = await self._send(letter.request, lane)
+            intent = await self._intend(letter.call)
+            left = self._loop.time()
+            answer = await self._send(letter.call, lane)
+            seconds = self._loop.time() - left
             letter.sending = False
-            if sent.ending is Ended.REPLIED and sent.tokens_in + sent.tokens_out > 0:
-                used = float(sent.tokens_in + sent.tokens_out)
-            self._learn(lane, sent, sent_at)
+            if answer.ended is Ended.REPLIED:
+                used = float((answer.tokens_in or 0) + (answer.tokens_out or 0)) or None
+            wait = retry_after(answer.retry_after, time.time())
+            self._learn(lane, answer, wait, sent_at)
         finally:
             lane.back(estimated, used)
             self._notify()
-        fate, wait = self._retries.judge(letter, sent)
-        await self._record(letter.request, lane, sent, fate)
-        self._figures.count(sent, fate)
+        fate, wait = self._retries.judge(letter, answer, wait)
+        await self._record(intent, answer, fate, seconds)
+        self._figures.count(answer, fate)
         if fate is Fate.AGAIN:
             self._sequence += 1
             due = self._loop.time() + wait
             heapq.heappush(self._again, (due, self._sequence, letter))
         elif fate is Fate.DEAD and len(self._dead) < KEPT_DEAD:
-            self._dead.append(
-                DeadLetter(request=letter.request, sent=sent, attempts=letter.attempts)
-            )
+            self._dead.append(DeadLetter(call=letter.call, answer=answer, attempts=letter.attempts))
 
-    def _learn(self, lane: Lane, sent: Sent, sent_at: float) -> None:
-        """What an ending says about the lane."""
+    def _learn(self, lane: Lane, answer: Answer, wait: float | None, sent_at: float) -> None:
+        """What an answer says about the lane."""
         now = self._loop.time()
-        if sent.limits:
-            lane.seed(now, sent.limits)
-        if sent.ending is Ended.RATE_LIMITED:
-            lane.limited(now, sent_at, sent.retry_after, self._retries.backoff)
-        elif sent.ending in FINAL:
+        if limits := read_limits(answer.limits):
+            lane.seed(now, limits)
+        if answer.ended is Ended.RATE_LIMITED:
+            lane.limited(now, sent_at, wait, self._retries.backoff)
+        elif answer.ended in FINAL:
             lane.answered(now, sent_at)
         else:
             lane.failed(now, sent_at, self._retries.backoff)

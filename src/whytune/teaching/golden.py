@@ -15,7 +15,7 @@ import numpy as np
 from whytune.errors import TeachingError
 from whytune.records import Annotation, Kind, Outcome, Reference, Task, Verdict
 from whytune.teaching import methods
-from whytune.teaching.merge import merge
+from whytune.teaching.methods import Decision
 from whytune.teaching.ratings import Floats, Ratings, mean_score
 
 Golden = Mapping[str, Mapping[str, Reference]]
@@ -45,13 +45,9 @@ def agreed(
         Example id -> the mean score and the label nearest to it (nominal: the label), in order of
         appearance.
     """
-    groups: dict[str, list[Annotation]] = defaultdict(list)
-    for annotation in annotations:
-        if annotation.task == task.name:
-            groups[annotation.example_id].append(annotation)
     apart = 0 if task.kind is Kind.NOMINAL else steps
     found = {}
-    for example, votes in groups.items():
+    for example, votes in methods.grouped(annotations, task).items():
         codes = [task.label_names.index(v.label) for v in votes if v.label is not None]
         if len(codes) == len(votes) >= least and max(codes) - min(codes) <= apart:
             score = mean_score(votes, task)
@@ -66,7 +62,6 @@ def table(
     golden: Golden,
     *,
     merged: Mapping[str, Sequence[Verdict]] | None = None,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Prompts and merges against a golden set: the shape of Table 2 of the first paper.
 
@@ -76,7 +71,6 @@ def table(
         tasks: the columns.
         golden: made of anything but these annotations; see `held_out`.
         merged: further merges: name -> verdicts (as of `merge.of_merger`), of any of the tasks.
-        seed: as for `merge.merge`.
 
     Returns:
         One row a prompt, then one a merge: `judge`, `kind` (`prompt` or `merge`), and for each task
@@ -84,19 +78,16 @@ def table(
         wrong labels; NaN without an answer), `T_n` (answers measured: of a prompt every teacher's
         reply, of a merge the verdicts) and `T_missing` (references without a readable answer). Of
         a method that is not for the task's kind the four are None.
-
-    Raises:
-        TeachingError: as `merge.merge`.
     """
     by_task = {
-        task.name: _errors(annotations, task, golden.get(task.name, {}), merged or {}, seed)
+        task.name: _errors(annotations, task, golden.get(task.name, {}), merged or {})
         for task in tasks
     }
     return _rows(by_task)
 
 
 def held_out(
-    annotations: Sequence[Annotation], tasks: Sequence[Task], *, steps: int = 1, seed: int = 0
+    annotations: Sequence[Annotation], tasks: Sequence[Task], *, steps: int = 1
 ) -> list[dict[str, Any]]:
     """Each teacher against what all others agreed on (`agreed`): `table` without a golden set.
 
@@ -105,12 +96,16 @@ def held_out(
     teacher about whom the others agree.
 
     Raises:
-        TeachingError: fewer than two teachers about a task, or as `merge.merge`.
+        TeachingError: fewer than two teachers about a task.
     """
     by_task = {}
     for task in tasks:
-        own = [a for a in annotations if a.task == task.name]
-        teachers = sorted({a.teacher for a in own})
+        groups = methods.grouped(annotations, task)
+        judged: dict[str, list[Sequence[Annotation]]] = defaultdict(list)
+        for own in groups.values():
+            for teacher in {a.teacher for a in own}:
+                judged[teacher].append(own)
+        teachers = sorted(judged)
         if len(teachers) < 2:
             raise TeachingError(
                 f"task {task.name}: found {len(teachers)} teachers, expected two or more, to "
@@ -118,9 +113,10 @@ def held_out(
             )
         pooled: _Errors = defaultdict(list)
         for teacher in teachers:
-            said = [a for a in own if a.teacher == teacher]
-            golden = agreed([a for a in own if a.teacher != teacher], task, steps=steps)
-            for judge, errors in _errors(said, task, golden, {}, seed).items():
+            said = [a for own in judged[teacher] for a in own if a.teacher == teacher]
+            others = [a for own in judged[teacher] for a in own if a.teacher != teacher]
+            golden = agreed(others, task, steps=steps)
+            for judge, errors in _errors(said, task, golden, {}).items():
                 pooled[judge].extend(errors)
         by_task[task.name] = pooled
     return _rows(by_task)
@@ -149,24 +145,26 @@ def _errors(
     task: Task,
     golden: Mapping[str, Reference],
     merged: Mapping[str, Sequence[Verdict]],
-    seed: int,
 ) -> _Errors:
     found: _Errors = defaultdict(list)
-    own = [a for a in annotations if a.task == task.name]
+    groups = methods.grouped(annotations, task)
+    own = [annotation for group in groups.values() for annotation in group]
     for annotation in sorted(own, key=lambda a: a.prompt):
         reference = golden.get(annotation.example_id)
         if reference is not None:
             read = annotation.outcome is Outcome.READ
             label, score = annotation.label, mean_score([annotation], task) if read else None
             found["prompt", annotation.prompt].append(_distance(label, score, reference, task))
-    verdicts = {str(m): merge(own, task, seed, method=m) for m in methods.fitting(task)}
-    verdicts |= {name: [v for v in said if v.task == task.name] for name, said in merged.items()}
-    for name, said in verdicts.items():
-        by_example = {v.example_id: v for v in said}
+    merges: dict[str, Mapping[str, Decision | Verdict]] = {}
+    for method in methods.fitting(task):
+        merges[method] = methods.decide(groups, task, method)
+    for name, verdicts in merged.items():
+        merges[name] = {v.example_id: v for v in verdicts if v.task == task.name}
+    for name, decided in merges.items():
         found["merge", name] = [
-            _distance(verdict.label, verdict.score, reference, task) if verdict else None
+            _distance(said.label, said.score, reference, task) if said else None
             for example, reference in golden.items()
-            for verdict in [by_example.get(example)]
+            for said in [decided.get(example)]
         ]
     return found
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whytune.teaching.ratings import Floats
 
@@ -53,28 +54,54 @@ def dawid_skene(votes: Floats, *, smoothing: float = SMOOTHING) -> Classes:
             rater and label, and at least one vote.
         smoothing: above 0.
     """
-    given = votes.sum(axis=(1, 2))
-    posterior = votes[given > 0].sum(axis=1) / given[given > 0, None]
-    voted = votes[given > 0]
+    # Examples with the same votes have the same posterior: each pattern is reckoned once.
+    flat = np.ascontiguousarray(votes.reshape(len(votes), -1))
+    as_bytes = flat.view(np.dtype((np.void, flat[0].nbytes))).reshape(-1)
+    _, first, place, times = np.unique(
+        as_bytes, return_index=True, return_inverse=True, return_counts=True
+    )
+    patterns = flat[first]
+    seen = _Counts(votes=patterns, times=times, raters=votes.shape[1])
+    given = patterns.sum(axis=1)
+    shares = patterns.reshape(-1, *votes.shape[1:]).sum(axis=1)
+    posterior = np.divide(shares, given[:, None], where=given[:, None] > 0, out=shares * 0)
     for _ in range(ITERATIONS):
         before = posterior
-        frequency, confusion = _maximise(voted, posterior, smoothing)
-        posterior = _expect(voted, frequency, confusion)
+        frequency, confusion = _maximise(seen, posterior, smoothing)
+        # A pattern without a vote says nothing of the labels' frequencies.
+        posterior = np.where(given[:, None] > 0, _expect(seen, frequency, confusion), 0.0)
         if np.abs(posterior - before).max() <= TOLERANCE:
             break
     return Classes(
-        posterior=_expect(votes, frequency, confusion), frequency=frequency, confusion=confusion
+        posterior=_expect(seen, frequency, confusion)[place],
+        frequency=frequency,
+        confusion=confusion,
     )
 
 
-def _maximise(votes: Floats, posterior: Floats, smoothing: float) -> tuple[Floats, Floats]:
-    frequency = posterior.sum(axis=0) + smoothing
-    confusion = np.einsum("et,erl->rtl", posterior, votes) + smoothing
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counts:
+    """Votes that occur, and how often."""
+
+    votes: Floats
+    """[pattern, rater x label]."""
+    times: NDArray[np.int64]
+    """[pattern]: examples with these votes."""
+    raters: int
+
+
+def _maximise(seen: _Counts, posterior: Floats, smoothing: float) -> tuple[Floats, Floats]:
+    counted = (posterior * seen.times[:, None]).T
+    frequency = counted.sum(axis=1) + smoothing
+    labels = len(frequency)
+    by_rater = (counted @ seen.votes).reshape(labels, seen.raters, labels)
+    confusion = by_rater.transpose(1, 0, 2) + smoothing
     return frequency / frequency.sum(), confusion / confusion.sum(axis=2, keepdims=True)
 
 
-def _expect(votes: Floats, frequency: Floats, confusion: Floats) -> Floats:
-    logs = np.log(frequency) + np.einsum("erl,rtl->et", votes, np.log(confusion))
+def _expect(seen: _Counts, frequency: Floats, confusion: Floats) -> Floats:
+    likelihoods = np.log(confusion).transpose(0, 2, 1).reshape(-1, len(frequency))
+    logs = np.log(frequency) + seen.votes @ likelihoods
     odds = np.exp(logs - logs.max(axis=1, keepdims=True))
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 

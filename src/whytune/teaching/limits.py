@@ -22,19 +22,26 @@ class Limits:
     tokens_left: float | None = None
 
 
+_NAMES = {
+    "requests_per_minute": ("x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
+    "requests_left": ("x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-remaining"),
+    "tokens_per_minute": ("x-ratelimit-limit-tokens", "anthropic-ratelimit-tokens-limit"),
+    "tokens_left": ("x-ratelimit-remaining-tokens", "anthropic-ratelimit-tokens-remaining"),
+}
+"""Names in OpenAI's interface (those who speak it follow) and in Anthropic's."""
+
+
 def read_limits(headers: Mapping[str, str]) -> Limits | None:
-    """The `x-ratelimit-limit-*` and `-remaining-*` numbers of a reply; None without any.
+    """What a reply's headers say about rate limits; None without any.
 
     Args:
         headers: names in lower case. What is not a finite number of at least 0 is passed over.
     """
-    found = Limits(
-        requests_per_minute=_number(headers.get("x-ratelimit-limit-requests")),
-        requests_left=_number(headers.get("x-ratelimit-remaining-requests")),
-        tokens_per_minute=_number(headers.get("x-ratelimit-limit-tokens")),
-        tokens_left=_number(headers.get("x-ratelimit-remaining-tokens")),
-    )
-    return None if found == Limits() else found
+    found = {
+        what: next((_number(headers[name]) for name in names if name in headers), None)
+        for what, names in _NAMES.items()
+    }
+    return Limits(**found) if any(value is not None for value in found.values()) else None
 
 
 def retry_after(value: str | None, now: float) -> float | None:

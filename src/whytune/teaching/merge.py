@@ -1,7 +1,7 @@
 """Many annotations, one verdict."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from whytune.errors import TeachingError
@@ -13,7 +13,12 @@ from whytune.teaching.ratings import mean_score
 
 
 def merge(
-    annotations: Sequence[Annotation], task: Task, seed: int, *, method: Method | None = None
+    annotations: Sequence[Annotation],
+    task: Task,
+    seed: int,
+    *,
+    method: Method | None = None,
+    speakers: Mapping[str, Annotation] | None = None,
 ) -> list[Verdict]:
     """One verdict for every example with an annotation of this task, in order of appearance.
 
@@ -25,17 +30,22 @@ def merge(
         seed: breaks ties between explanations; together with names only, never with order.
         method: how; by default the mean of an ordinal task, the most frequent label of a nominal
             one. A rater is a teacher with one prompt.
+        speakers: example id -> who explains its verdict (`prompts.justify`, `merger.combine`); an
+            example without one, or whose own could not be read, has the chosen one.
 
     Raises:
         TeachingError: no annotation of the task, none that could be read, one teacher's answer
-            to one prompt given twice, or a method that is not for this kind of task.
+            to one prompt given twice, a method that is not for this kind of task, or a speaker who
+            explains another label.
     """
     groups = _groups(annotations, task)
     decisions = methods.decide(groups, task, method or methods.default(task))
-    return [
-        _verdict(own, task, seed, decisions.get(example, Decision(None, None)))
-        for example, own in groups.items()
-    ]
+    verdicts = []
+    for example, own in groups.items():
+        decision = decisions.get(example, Decision(None, None))
+        speaker = _explaining((speakers or {}).get(example), task, decision)
+        verdicts.append(_verdict(own, task, seed, decision, speaker))
+    return verdicts
 
 
 def of_merger(
@@ -66,8 +76,7 @@ def of_merger(
             verdicts.append(_verdict(votes, task, seed, Decision(None, None)))
             continue
         said = Decision(mean_score([reply], task), reply.label)
-        speaker = reply if reply.assessment or reply.confidence else None
-        verdicts.append(_verdict(votes, task, seed, said, speaker))
+        verdicts.append(_verdict(votes, task, seed, said, _explaining(reply, task, said)))
     return verdicts
 
 
@@ -99,10 +108,7 @@ def apart(annotations: Sequence[Annotation], task: Task) -> list[Verdict]:
 
 
 def _groups(annotations: Sequence[Annotation], task: Task) -> dict[str, list[Annotation]]:
-    by_example: dict[str, list[Annotation]] = defaultdict(list)
-    for annotation in annotations:
-        if annotation.task == task.name:
-            by_example[annotation.example_id].append(annotation)
+    by_example = methods.grouped(annotations, task)
     _check(list(by_example.values()), task)
     return by_example
 
@@ -143,6 +149,19 @@ def _check_merger(asked: Sequence[str], groups: Mapping[str, object], task: Task
                 f"task {task.name}, example {example}: found a reply of the merging model, but no "
                 "annotation of a teacher, expected what it merged; hand in the same examples"
             )
+
+
+def _explaining(speaker: Annotation | None, task: Task, decision: Decision) -> Annotation | None:
+    """The speaker, if it explains anything."""
+    if speaker is None or not (speaker.assessment or speaker.confidence):
+        return None
+    if (speaker.task, speaker.label) != (task.name, decision.label):
+        raise TeachingError(
+            f"task {task.name}, example {speaker.example_id}: found {speaker.teacher}'s explanation "
+            f"of label {speaker.label} of task {speaker.task}, but the verdict is "
+            f"{decision.label}; ask for the reason of this verdict"
+        )
+    return speaker
 
 
 def _verdict(

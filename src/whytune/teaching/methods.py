@@ -1,9 +1,11 @@
 """Ways to make one label of many votes."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 
@@ -24,19 +26,19 @@ from whytune.teaching.ratings import (
 class Method(StrEnum):
     """How many votes become one label."""
 
-    MEAN = "mean"
+    AVERAGE = "average"
     """Ordinal: the mean score and the label nearest to it."""
     MEDIAN = "median"
     """Ordinal: the median score (of an even number, the mean of the middle two) and the label
     nearest to it."""
-    MOST_FREQUENT = "most_frequent"
+    MOST_FREQUENT = "most-frequent"
     """The label with the most votes, and its value. Of ordinal labels that tie, the one nearest to
     the mean, then the one nearer the middle of the scale, then the lower; nominal labels that tie
     give none."""
     SEVERITY = "severity"
     """Ordinal: each rater's severity and spread taken out, then the mean weighted by reliability
     (`latent.severity`)."""
-    DAWID_SKENE = "dawid_skene"
+    DAWID_SKENE = "dawid-skene"
     """Nominal: the most probable label where every rater has their own confusions
     (`latent.dawid_skene`); the probabilities are the shares."""
 
@@ -57,12 +59,38 @@ def fitting(task: Task) -> tuple[Method, ...]:
     """The methods for this kind of task."""
     if task.kind is Kind.NOMINAL:
         return Method.MOST_FREQUENT, Method.DAWID_SKENE
-    return Method.MEAN, Method.MEDIAN, Method.MOST_FREQUENT, Method.SEVERITY
+    return Method.AVERAGE, Method.MEDIAN, Method.MOST_FREQUENT, Method.SEVERITY
 
 
 def default(task: Task) -> Method:
     """The mean of an ordinal task, the most frequent label of a nominal one."""
-    return Method.MEAN if task.kind is Kind.ORDINAL else Method.MOST_FREQUENT
+    return Method.AVERAGE if task.kind is Kind.ORDINAL else Method.MOST_FREQUENT
+
+
+def of_recipe(
+    merge: Literal["average", "median", "most-frequent", "reliability", "merger"], task: Task
+) -> Method:
+    """The method that a recipe's `merge` means for this kind of task.
+
+    `merger` is the default one: that is what the votes say until the merging model has spoken.
+    """
+    nominal = task.kind is Kind.NOMINAL
+    if merge == "reliability":
+        return Method.DAWID_SKENE if nominal else Method.SEVERITY
+    if merge == "most-frequent":
+        return Method.MOST_FREQUENT
+    if merge == "median" and not nominal:
+        return Method.MEDIAN
+    return default(task)
+
+
+def grouped(annotations: Iterable[Annotation], task: Task) -> dict[str, list[Annotation]]:
+    """Example id -> its annotations of this task, in order of appearance."""
+    by_example: dict[str, list[Annotation]] = defaultdict(list)
+    for annotation in annotations:
+        if annotation.task == task.name:
+            by_example[annotation.example_id].append(annotation)
+    return by_example
 
 
 def decide(
@@ -90,11 +118,13 @@ def decide(
         return {example: _OF_VOTES[method](read(own), task) for example, own in groups.items()}
     # By name, so that the order of the replies cannot change a sum by its last digit.
     ratings = tabulate([a for example in sorted(groups) for a in groups[example]], task)
+    if not ratings.examples:
+        return {}
     rule = _severity if method is Method.SEVERITY else _dawid_skene
     return dict(zip(ratings.examples, rule(ratings), strict=True))
 
 
-def _mean(votes: Sequence[Annotation], task: Task) -> Decision:
+def _average(votes: Sequence[Annotation], task: Task) -> Decision:
     return _scored(mean_score(votes, task), task)
 
 
@@ -119,7 +149,7 @@ def _most_frequent(votes: Sequence[Annotation], task: Task) -> Decision:
 
 
 _OF_VOTES: Mapping[Method, Callable[[Sequence[Annotation], Task], Decision]] = {
-    Method.MEAN: _mean,
+    Method.AVERAGE: _average,
     Method.MEDIAN: _median,
     Method.MOST_FREQUENT: _most_frequent,
 }

@@ -21,7 +21,7 @@ class Pace:
     def __init__(self) -> None:
         self._base = math.inf
         self._plateau = 4.0
-        self._search = 0.1
+        self._search = 0.05
         self._refused = (math.nan, 0)  # (time, accepted until then), as the marks are
         self._resumed = 0.0
         self._accepted = 0

@@ -7,7 +7,7 @@ function of its arguments, so that a request renders the same today and next yea
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -48,14 +48,12 @@ class Rendered:
     """JSON schema of the answer; its `properties` stand in the order in which they are asked."""
     scale: tuple[float, float] | None
     """Lowest and highest score; None where no score is asked."""
-    digest: str = field(init=False)
-    """SHA-256 of messages and schema, 64 hex digits."""
 
-    def __post_init__(self) -> None:
+    @property
+    def digest(self) -> str:
+        """SHA-256 of messages and schema, 64 hex digits."""
         # Keys stay unsorted: another order of the answer's fields is another request.
-        sent = json.dumps([self.messages, self.schema])
-        digest = hashlib.sha256(sent.encode()).hexdigest()
-        object.__setattr__(self, "digest", digest)
+        return hashlib.sha256(json.dumps([self.messages, self.schema]).encode()).hexdigest()
 
 
 def _named(*prompts: Prompt) -> Mapping[str, Prompt]:
@@ -76,7 +74,8 @@ LABELS = _named(
 )
 """For nominal tasks; an ordinal one can be asked for its labels too."""
 
-_TEXT = {"type": "string"}
+TEXT: Mapping[str, Any] = MappingProxyType({"type": "string"})
+"""JSON schema of an explanation."""
 _NO_SAMPLES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -107,8 +106,8 @@ def render(
     _check(prompt, task, samples)
     value: dict[str, Any]
     if prompt.scale is None:
-        what, answer, labels = "label", "one of the labels, letter by letter", _labels_text(task)
-        value = {"type": "string", "enum": list(task.label_names)}
+        what, answer, labels = "label", "one of the labels, letter by letter", labels_text(task)
+        value = label_schema(task)
     else:
         low, high = prompt.scale
         what, answer = "score", f"a whole number from {low} to {high}"
@@ -123,14 +122,11 @@ def render(
         "assessment": f"why this {what}",
         "confidence": f"how sure you are of this {what}, and why",
     }
-    asked.append(f"{_format(answers)}\nDecide on the {what} first; then explain it.")
-    return Rendered(
-        prompt=prompt.name,
-        order=order,
-        messages=_messages(example, asked, order),
-        schema=_schema({**dict.fromkeys(answers, _TEXT), what: value}),
+    asked.append(f"{format_text(answers)}\nDecide on the {what} first; then explain it.")
+    return rendered(
+        prompt.name, example, asked, {**dict.fromkeys(answers, TEXT), what: value}, order,
         scale=prompt.scale,
-    )
+    )  # fmt: skip
 
 
 def justify(
@@ -141,27 +137,73 @@ def justify(
     Raises:
         TeachingError: the label is none of the task's.
     """
-    if label not in task.label_names:
-        raise TeachingError(
-            f"example {example.id}: found label {label!r}, expected one of task {task.name}'s "
-            f"({', '.join(task.label_names)}); correct the label"
-        )
+    check_label(example, task, label)
     answers = {"assessment": "why this label"}
     if confidence:
         answers["confidence"] = "how sure one can be of this label, and why"
     asked = (
         task.question,
-        _labels_text(task),
+        labels_text(task),
         f"The right label is known: {label}. Explain why it is right; do not give another.",
-        _format(answers),
+        format_text(answers),
     )
+    return rendered("justify", example, asked, dict.fromkeys(answers, TEXT), order)
+
+
+def rendered(
+    name: str, example: Example, asked: Sequence[str], answers: Mapping[str, Mapping[str, Any]],
+    order: Order, scale: tuple[int, int] | None = None,
+) -> Rendered:  # fmt: skip
+    """A prompt whose words are known.
+
+    Args:
+        name: of the prompt.
+        example: whose last turn is judged.
+        asked: paragraphs of the question.
+        answers: key of the answer -> JSON schema of its value, in the order in which they are
+            asked.
+        order: what stands first.
+        scale: lowest and highest score, where one is asked.
+    """
     return Rendered(
-        prompt="justify",
-        order=order,
-        messages=_messages(example, asked, order),
-        schema=_schema(dict.fromkeys(answers, _TEXT)),
-        scale=None,
+        prompt=name, order=order, messages=_messages(example, asked, order),
+        schema=_schema(answers), scale=scale,
+    )  # fmt: skip
+
+
+def check_label(example: Example, task: Task, label: str) -> None:
+    """Whether a label that is said to be known can be.
+
+    Raises:
+        TeachingError: it is none of the task's.
+    """
+    if label not in task.label_names:
+        raise TeachingError(
+            f"example {example.id}: found label {label!r}, expected one of task {task.name}'s "
+            f"({', '.join(task.label_names)}); correct the label"
+        )
+
+
+def label_schema(task: Task) -> dict[str, Any]:
+    """JSON schema of one of the labels."""
+    return {"type": "string", "enum": list(task.label_names)}
+
+
+def labels_text(task: Task) -> str:
+    """The labels with their definitions, a line each."""
+    order = ", from the lowest to the highest" if task.kind is Kind.ORDINAL else ""
+    lines = (
+        f"- {label.name}: {label.definition}" if label.definition else f"- {label.name}"
+        for label in task.labels
     )
+    return "\n".join((f"The labels{order}:", *lines))
+
+
+def format_text(answers: Mapping[str, str]) -> str:
+    """How to answer: key -> what it is to hold, a line each."""
+    keys = (f'{number}. "{key}": {text}' for number, (key, text) in enumerate(answers.items(), 1))
+    head = "Answer with one JSON object and nothing else. Its keys, in this order:"
+    return "\n".join((head, *keys))
 
 
 def _check(prompt: Prompt, task: Task, samples: Mapping[str, str]) -> None:
@@ -212,15 +254,6 @@ def _meaning(label: Label) -> str:
     return f"{label.name} ({label.definition})" if label.definition else label.name
 
 
-def _labels_text(task: Task) -> str:
-    order = ", from the lowest to the highest" if task.kind is Kind.ORDINAL else ""
-    lines = (
-        f"- {label.name}: {label.definition}" if label.definition else f"- {label.name}"
-        for label in task.labels
-    )
-    return "\n".join((f"The labels{order}:", *lines))
-
-
 def _listed(head: str, places: Sequence[str], task: Task, texts: Mapping[str, str]) -> str:
     """A line for every label that has a text, at its place; without any, the head alone."""
     lines = [
@@ -229,12 +262,6 @@ def _listed(head: str, places: Sequence[str], task: Task, texts: Mapping[str, st
         if texts.get(name, "").strip()
     ]
     return "\n".join((f"{head}:", *lines)) if lines else f"{head}."
-
-
-def _format(answers: Mapping[str, str]) -> str:
-    keys = (f'{number}. "{key}": {text}' for number, (key, text) in enumerate(answers.items(), 1))
-    head = "Answer with one JSON object and nothing else. Its keys, in this order:"
-    return "\n".join((head, *keys))
 
 
 def _schema(properties: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

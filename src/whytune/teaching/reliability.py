@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whytune.records import Estimate, Kind
-from whytune.teaching.agreement import krippendorff_alpha
+from whytune.teaching.agreement import Difference, Units
 from whytune.teaching.ratings import Floats, Ratings
 
 Weights = Literal["none", "linear", "quadratic"]
@@ -93,17 +94,38 @@ def alpha_interval(
         draws: how many.
         seed: of the draws.
     """
-    numbers, kind = ratings.numbers, ratings.task.kind
-    value = krippendorff_alpha(numbers, kind, ranks=ranks)
+    difference = Difference.of(ratings.task.kind, ranks=ranks)
+    return _drawn(Units(ratings.numbers, difference), len(ratings.examples), draws, seed)
+
+
+def alphas(ratings: Ratings, *, draws: int = 1000, seed: int = 0) -> dict[Difference, Estimate]:
+    """`alpha_interval` with every difference that means something for the task.
+
+    Of an ordinal task: `interval` and `ordinal` of the scores, and `nominal` of the labels nearest
+    to them (scores of unequal scales are never equal). Of a nominal task: `nominal`.
+    """
+    found = {Difference.NOMINAL: ratings.codes}
+    if ratings.task.kind is Kind.ORDINAL:
+        found |= {Difference.ORDINAL: ratings.scores, Difference.INTERVAL: ratings.scores}
+    return {
+        difference: _drawn(Units(numbers, difference), len(ratings.examples), draws, seed)
+        for difference, numbers in found.items()
+    }
+
+
+def _drawn(units: Units, count: int, draws: int, seed: int) -> Estimate:
     random = np.random.default_rng(seed)
-    count = len(numbers)
     drawn = np.array([
-        krippendorff_alpha(numbers[random.integers(count, size=count)], kind, ranks=ranks)
+        units.alpha(_copies(random.integers(count, size=count), count))
         for _ in range(draws if count > 1 else 0)
     ])  # fmt: skip
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.percentile(drawn, (2.5, 97.5)) if drawn.size else (math.nan, math.nan)
-    return Estimate(value=value, low=float(low), high=float(high))
+    return Estimate(value=units.alpha(np.ones(count)), low=float(low), high=float(high))
+
+
+def _copies(drawn: NDArray[np.int64], count: int) -> Floats:
+    return np.bincount(drawn, minlength=count).astype(np.float64)
 
 
 def severities(ratings: Ratings) -> list[dict[str, Any]]:

@@ -63,6 +63,12 @@ def read_reason(
     return _annotation(reply, content, known, task.value(label) if known else None, refused)
 
 
+def failed(reply: Reply) -> Annotation:
+    """Of a request that nobody answered; its text says why."""
+    return Annotation(example_id=reply.example_id, task=reply.task, teacher=reply.teacher,
+                      prompt=reply.prompt, reply=reply.text, outcome=Outcome.FAILED)  # fmt: skip
+
+
 def _annotation(
     reply: Reply, content: dict[str, Any], label: str | None, score: float | None, refused: bool
 ) -> Annotation:

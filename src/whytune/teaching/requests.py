@@ -8,7 +8,9 @@ from typing import Any
 
 from whytune.records import Reply
 from whytune.teaching.answers import Answer, Ended
-from whytune.teaching.endpoints import Message
+
+Message = Mapping[str, str]
+"""`role` and `content`."""
 
 _SECRETS = {"api_key", "api-key", "x-api-key", "authorization", "headers", "extra_headers"}
 

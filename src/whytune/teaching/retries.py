@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
-from whytune.teaching.answers import Ended
-from whytune.teaching.sent import Body, Fate, Request, Sent
+from whytune.teaching.answers import Answer, Ended
+from whytune.teaching.calls import Body, Call, Fate
 
 FINAL = {Ended.REPLIED: Fate.DONE, Ended.REFUSED: Fate.DONE, Ended.CLIENT_ERROR: Fate.DEAD}
 """Endings after which a request is never sent again."""
@@ -37,9 +37,9 @@ class Policy:
 
 @dataclass(slots=True, eq=False)
 class Letter(Generic[Body]):
-    """A request on its way through the flow."""
+    """A call on its way through the flow."""
 
-    request: Request[Body]
+    call: Call[Body]
     attempts: int = 0
     """Sends that ended, those that were rate limited not counted."""
     refusals: int = 0
@@ -63,21 +63,24 @@ class Retries:
         """A request leaves; every one counts once as traffic."""
         self._firsts += letter.attempts == letter.refusals == 0
 
-    def judge(self, letter: Letter[Body], sent: Sent) -> tuple[Fate, float]:
-        """What becomes of a request, and how many seconds it waits if it is sent again."""
-        if sent.ending is Ended.RATE_LIMITED:
+    def judge(self, letter: Letter[Body], answer: Answer, wait: float | None) -> tuple[Fate, float]:
+        """What becomes of a call, and how many seconds it waits if it is sent again.
+
+        `wait`: seconds, as the endpoint said; None: it did not say.
+        """
+        if answer.ended is Ended.RATE_LIMITED:
             letter.refusals += 1
             # The lane waits; another one may take the request at once.
             return (Fate.AGAIN if letter.refusals < self._policy.refusals else Fate.DEAD), 0.0
         letter.attempts += 1
-        if sent.ending in FINAL:
-            return FINAL[sent.ending], 0.0
+        if answer.ended in FINAL:
+            return FINAL[answer.ended], 0.0
         # Granted retries count, whether sent or still waiting.
         budget = self._policy.retry_allowance + self._policy.retry_share * self._firsts
         if letter.attempts >= self._policy.attempts or self._granted + 1 > budget:
             return Fate.DEAD, 0.0
         self._granted += 1
-        return Fate.AGAIN, max(self.backoff(letter.attempts - 1), sent.retry_after or 0.0)
+        return Fate.AGAIN, max(self.backoff(letter.attempts - 1), wait or 0.0)
 
 
 def full_jitter(randomness: random.Random, base: float, longest: float) -> Callable[[int], float]:

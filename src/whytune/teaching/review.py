@@ -1,11 +1,67 @@
 """What people should look at: the examples on which the teachers disagree most."""
 
+import csv
+import io
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from whytune.records import Annotation, Example, Outcome, Task
 from whytune.teaching.agreement import of_votes
+
+REVIEWED = 1000
+"""Examples of a sheet, at most."""
+_CELL = 32_000
+"""Characters of a text in a sheet; a spreadsheet's cell takes 32,767."""
+_LONGEST = 2**27
+"""Characters of a cell that is read back: the conversation is not cut."""
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+"""What makes a spreadsheet take a cell for a formula (OWASP, CSV Injection)."""
+
+
+def sheet(annotations: Sequence[Annotation], examples: Sequence[Example], task: Task) -> str:
+    """The queue as CSV for a spreadsheet, with empty columns `label` and `comment` to fill in.
+
+    Filled in, it is a table of labelled texts (`loader: table`): `id: example_id`, `turns: turns`
+    (or `text: text`), `label: label`, `explanation: comment`, `group: group`, `split: split`; rows
+    without a label are left out there. A cell that a spreadsheet would run begins with an
+    apostrophe; the conversation stands unchanged as JSON in `turns`, the last column.
+
+    Args:
+        annotations: as for `queue`.
+        examples: as for `queue`.
+        task: whose.
+    """
+    by_id = {example.id: example for example in examples}
+    page = io.StringIO()
+    # Lines end as RFC 4180 has it, so that a lone carriage return in a cell is quoted, too.
+    writer = csv.writer(page, lineterminator="\r\n")
+    for number, row in enumerate(queue(annotations, examples, task, width=_CELL)[:REVIEWED]):
+        example = by_id[row["example_id"]]
+        turns = [{"role": turn.role, "text": turn.text} for turn in example.turns]
+        known = ("example_id", "task", "disagreement", "text")
+        cells = {name: row.pop(name) for name in known} | {"label": "", "comment": ""} | row
+        cells |= {"group": example.group, "split": example.split or ""}
+        cells["turns"] = json.dumps(turns, ensure_ascii=False)
+        if not number:
+            writer.writerow(map(_inert, cells))
+        writer.writerow(map(_inert, cells.values()))
+    return page.getvalue()
+
+
+def is_untouched(content: bytes) -> bool:
+    """Whether a file is a sheet that nobody has written into; anything else is somebody's work."""
+    csv.field_size_limit(_LONGEST)
+    try:
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+    except (UnicodeDecodeError, csv.Error):
+        return False
+    return all(row.get("label") == row.get("comment") == "" for row in rows)
+
+
+def _inert(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def queue(
@@ -22,8 +78,8 @@ def queue(
 
     Returns:
         One row an example, all with the same columns: `example_id`, `task`, `disagreement` (1 -
-        the agreement of a verdict, 0 to 1; equal ones in order of their ids), `text` (`role: text`,
-        a line a turn), and for each rater `RATER score` (on [0, 1]; of a nominal task the label)
+        the agreement of a verdict, 0 to 1; equal ones in order of their ids), `text` (a single text
+        as it is, of a conversation `role: text`, a line a turn), and for each rater `RATER score` (on [0, 1]; of a nominal task the label)
         and `RATER assessment`, None without. RATER is `teacher / prompt`.
     """
     votes: dict[str, list[Annotation]] = defaultdict(list)
@@ -42,7 +98,7 @@ def queue(
             "example_id": example.id,
             "task": task.name,
             "disagreement": round(1 - agreement, 9),
-            "text": _short("\n".join(f"{t.role}: {t.text}" for t in example.turns), width),
+            "text": _short(_text(example), width),
         }
         for rater in raters:
             row |= _cells(rater, said.get(rater))
@@ -57,6 +113,12 @@ def _rater(vote: Annotation) -> str:
 def _cells(rater: str, vote: Annotation | None) -> dict[str, Any]:
     said = None if vote is None else vote.label if vote.score is None else vote.score
     return {f"{rater} score": said, f"{rater} assessment": vote.assessment if vote else None}
+
+
+def _text(example: Example) -> str:
+    if len(example.turns) == 1 and example.turns[0].role == "text":
+        return example.turns[0].text
+    return "\n".join(f"{turn.role}: {turn.text}" for turn in example.turns)
 
 
 def _short(text: str, width: int) -> str:

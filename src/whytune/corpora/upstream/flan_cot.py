@@ -52,6 +52,15 @@ def read(
         yield from _items(file, table, tasks, ledger)
 
 
+def answers(name: str, path: Path, spec: CorpusSpec) -> tuple[str, ...]:
+    """The task that the table answers which is asked for.
+
+    Raises:
+        CorpusError: no such table, or one with open answers.
+    """
+    return (_TASKS[asked.part(name, ABOUT, _with_table(name, path, spec))],)
+
+
 def _with_table(name: str, path: Path, spec: CorpusSpec) -> CorpusSpec:
     """A file that is named alone says by itself which table is meant."""
     stem, _, rest = path.name.removesuffix(".gz").rpartition("_")

@@ -1,18 +1,17 @@
-"""What is sent to a teacher, what becomes of it, and the figures on the way."""
+"""What a flow is given, what becomes of it, and the figures on the way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from whytune.teaching.answers import Ended
-from whytune.teaching.limits import Limits
+from whytune.teaching.answers import Answer, Ended
 
 Body = TypeVar("Body")
 
 
 class Fate(StrEnum):
-    """What becomes of a request after a send."""
+    """What becomes of a call after a send."""
 
     DONE = "done"
     AGAIN = "again"
@@ -21,7 +20,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request(Generic[Body]):
+class Call(Generic[Body]):
     """What is to be sent; the flow looks at the estimates only."""
 
     body: Body
@@ -32,26 +31,11 @@ class Request(Generic[Body]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """How one send ended."""
-
-    ending: Ended
-    text: str = ""
-    """The raw reply, or what the endpoint said instead."""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    retry_after: float | None = None
-    """Seconds to wait, as the endpoint said (`limits.retry_after` reads it)."""
-    limits: Limits | None = None
-    """What the endpoint said about its limits (`limits.read_limits`)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter(Generic[Body]):
-    """A request that was given up, and why."""
+    """A call that was given up, and why."""
 
-    request: Request[Body]
-    sent: Sent
+    call: Call[Body]
+    answer: Answer
     """The last send."""
     attempts: int
     """Sends without those that were rate limited."""
@@ -99,14 +83,14 @@ class Figures:
     lanes: Mapping[str, LaneFigures] = field(default_factory=dict)
     """By name."""
 
-    def count(self, sent: Sent, fate: Fate) -> None:
+    def count(self, answer: Answer, fate: Fate) -> None:
         """Takes in how one send ended."""
-        self.tokens_in += sent.tokens_in
-        self.tokens_out += sent.tokens_out
+        self.tokens_in += answer.tokens_in or 0
+        self.tokens_out += answer.tokens_out or 0
         self.done += fate is Fate.DONE
         self.dead += fate is Fate.DEAD
-        self.refused += sent.ending is Ended.REFUSED
-        self.rate_limited += sent.ending is Ended.RATE_LIMITED
-        self.server_errors += sent.ending is Ended.SERVER_ERROR
-        self.timeouts += sent.ending is Ended.TIMEOUT
-        self.connections += sent.ending is Ended.CONNECTION
+        self.refused += answer.ended is Ended.REFUSED
+        self.rate_limited += answer.ended is Ended.RATE_LIMITED
+        self.server_errors += answer.ended is Ended.SERVER_ERROR
+        self.timeouts += answer.ended is Ended.TIMEOUT
+        self.connections += answer.ended is Ended.CONNECTION

@@ -1,0 +1,184 @@
+"""What commands print: results on standard output, faults on standard error."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from whytune import store
+
+PARTS = {"prompt": "dim", "label": "bold black on green", "explanation": "black on cyan",
+         "frame": "black on yellow"}  # fmt: skip
+
+
+def forecast(plan: Any, as_json: bool) -> None:
+    """What asking will take (`forecast.Plan`), with one prompt as it will be sent."""
+    if plan.sample is not None:
+        request = plan.sample.request
+        line(Text(f"{request.teacher}, {request.task}, prompt {request.prompt}:", "bold"))
+        for message in request.messages:
+            line(Text(message["content"]))
+    table = Table("teacher", "calls", "in the journal", "tokens in", "tokens out", "US dollars")
+    for row in plan.forecasts:
+        bills = (row.low, row.expected, row.high)
+        table.add_row(
+            f"{row.teacher}, {row.stage}", str(row.questions), str(row.settled),
+            _range(bill.tokens_in for bill in bills), _range(bill.tokens_out for bill in bills),
+            "no price" if row.high.cost is None else _range((b.cost for b in bills), 4),
+        )  # fmt: skip
+    line(table)
+    line("low, expected, high; nothing was sent")
+    if as_json:
+        json_line({"prompt": plan.sample and plan.sample.request.messages,
+                     "forecasts": plan.forecasts})  # fmt: skip
+
+
+def _range(values: Iterable[float], digits: int = 0) -> str:
+    return " / ".join(f"{value:,.{digits}f}" for value in values)
+
+
+def asked(found: Sequence[Any]) -> None:
+    """What came of asking (`asking.Asked`); what went wrong goes to standard error."""
+    table = Table(
+        "teacher", "questions", "outcomes", "sends", "tokens in", "tokens out", "US dollars"
+    )
+    for one in found:
+        outcomes = ", ".join(f"{n} {outcome}" for outcome, n in sorted(one.outcomes.items()))
+        account = one.account
+        table.add_row(one.teacher, str(one.questions), outcomes, str(account.sends),
+                      str(account.tokens_in), str(account.tokens_out), f"{account.cost:.4f}")  # fmt: skip
+    line(table)
+    for one in found:
+        if one.account.stopped:
+            print(f"{one.teacher}: stopped, or the budget would be passed; raise --budget to go on",  # noqa: T201
+                  file=sys.stderr)  # fmt: skip
+        for fault in one.account.given_up[:3]:
+            print(f"{one.teacher}: given up, {fault}", file=sys.stderr)  # noqa: T201
+
+
+def study(summary: dict[str, Any], as_json: bool) -> None:
+    """A study's summary."""
+    for key in dict.fromkeys((row["corpus"], row["task"]) for row in summary["rows"]):
+        rows = [row for row in summary["rows"] if (row["corpus"], row["task"]) == key]
+        names = [n for n in ("mse", "mae", "accuracy", "macro_f1", "qwk", "label_nll", "ece")
+                 if n in rows[0]["scorecard"]["metrics"]]  # fmt: skip
+        table = Table("", *names, title=f"{key[0]}, {key[1]} (95 % intervals on the page)")
+        for row in rows:
+            metrics = row["scorecard"]["metrics"]
+            table.add_row(row["name"], *(_number(metrics[name]["value"]) for name in names))
+        line(table)
+    line(summary["finding"])
+    line(f"page: {summary['report']}   ({summary['seconds']:.0f} s, "
+           f"{summary['peak_rss_mb']:.0f} MiB at most)")  # fmt: skip
+    if as_json:
+        json_line(_study_facts(summary))
+
+
+def _study_facts(summary: dict[str, Any]) -> dict[str, Any]:
+    cards: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in summary["rows"]:
+        cards.setdefault(row["task"], {})[row["name"]] = row["scorecard"]
+    runs = list(dict.fromkeys(run for row in summary["rows"] for run in row["runs"]))
+    kept = ("report", "finding", "seconds", "peak_rss_mb", "comparisons")
+    return {"runs": runs, "scorecards": cards, **{name: summary[name] for name in kept}}
+
+
+def merged(row: dict[str, Any]) -> None:
+    """One corpus and task of `study.merging.write`."""
+    figures = {"mae": "wrong"} if row["kind"] == "nominal" else {"mae": "MAE", "mse": "MSE"}
+    against = {
+        "gold": "people's word",
+        "others": "what the other teachers agree on",
+        None: "nothing",
+    }
+    table = Table("", *figures.values(), "labels", "dropped",
+                  title=f"{row['corpus']}, {row['task']}: merged by {row['method']}",
+                  caption=f"{', '.join(figures.values())} against {against[row['against']]}")  # fmt: skip
+    errors = {judge["judge"]: judge for judge in row["golden"]}
+    for name in dict.fromkeys((*errors, *row["methods"])):
+        error, made = errors.get(name, {}), row["methods"].get(name, {"labels": {}, "dropped": {}})
+        table.add_row(name, *(_number(error.get(figure)) for figure in figures),
+                      _counts(made["labels"]), _counts(made["dropped"]))  # fmt: skip
+    line(table)
+    unread = f", {_counts(row['unread'])}" if row["unread"] else ""
+    line(f"  {row['examples']} examples, {row['votes']} votes{unread}; agreement in pairs "
+           f"{_number(row['pair_agreement'])}; alpha "
+           + ", ".join(f"{_number(a.value)} ({_number(a.low)} to {_number(a.high)}) {name}"
+                       for name, a in row["alphas"].items()))  # fmt: skip
+    least = "at least " if row["effective_of"] == "scores" else ""
+    if not math.isnan(row["effective_number"]):
+        line(f"  of {row['raters']} raters ({len(row['teachers'])} teachers), {least}"
+               f"{_number(row['effective_number'])} ({_number(row['effective_teachers'])}) are independent")  # fmt: skip
+    kept = " (filled in, so left as it was)" if row["review_kept"] else ""
+    line(f"  verdicts: {row['verdicts']}; for people to look at: {row['tables']['review']}{kept}")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts.items())
+
+
+def findings(found: Any) -> None:
+    """What `whytune check` found about one corpus and task."""
+    from whytune.study import remarks
+
+    line(Text(f"{found.corpus}, {found.task}", style="bold"))
+    line("  examples: " + ", ".join(f"{n} {split}" for split, n in found.parts.items())
+           + f"; measured against {found.reference}")  # fmt: skip
+    line("  lessons: " + ", ".join(f"{label}: {n}" for label, n in found.labels.items()))
+    for remark in remarks.lines(found):
+        line(f"  {remark}")
+    for label, ids in found.label_ids.items():
+        line(f"  label {label!r}: token ids {list(ids)}")
+    for load in found.loads:
+        line(f"  arm {load.arm}, {load.task}: {load.lessons} lessons on {load.conversations} "
+               f"conversations, {load.tokens_per_epoch} tokens an epoch, longest {load.longest}, "
+               f"{load.cut} cut, {load.updates} updates, about {load.seconds / 60:.1f} min")  # fmt: skip
+    for remark in found.remarks:
+        line(f"  remark: {remark}")
+    for masked in found.masks:
+        line(Text(f"  arm {masked.arm}, example {masked.example_id} (supervised: ")
+               + Text("label", PARTS["label"]) + Text(" ") + Text("explanation", PARTS["explanation"])
+               + Text(" ") + Text("frame", PARTS["frame"]) + Text(")"))  # fmt: skip
+        for index, task in enumerate(masked.tasks):
+            if len(masked.tasks) > 1:
+                line(f"  branch {index + 1} of {len(masked.tasks)}, {task}:")
+            own = (p for p in masked.pieces if p.branch == index)
+            line(Text.assemble(*((_visible(p.text, p.part), PARTS[p.part]) for p in own)))
+
+
+def cards(name: str, cards: dict[str, Any]) -> None:
+    """The scorecard of one task, or of several by task, a line each."""
+    alone = not all(isinstance(card, dict) and "metrics" in card for card in cards.values())
+    lines = {"": cards} if alone else cards
+    for task, card in lines.items():
+        place = ", ".join(part for part in (name, task) if part)
+        line(f"{place}: {_figures(card)}" if place else _figures(card))
+
+
+def _visible(text: str, part: str) -> str:
+    """Line breaks that are supervised are drawn, so that they can be seen."""
+    return text if part == "prompt" else text.replace("\n", "⏎")
+
+
+def _figures(card: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_number(e['value'])}" for name, e in card["metrics"].items())
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def line(content: Any) -> None:
+    """A line of text, or a table."""
+    # Text is wrapped by the terminal, not by us, so that paths can be copied.
+    Console(highlight=False).print(content, markup=False, soft_wrap=isinstance(content, str))
+
+
+def json_line(content: Any) -> None:
+    """One JSON object as the last line."""
+    print(json.dumps(store.plain(content), ensure_ascii=False))  # noqa: T201

@@ -1,0 +1,264 @@
+"""Asks teachers: what a journal does not hold yet is sent, and what comes back is kept in it.
+
+Every teacher has a flow of its own; all of them share the journal and the purse.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from whytune.errors import TeachingError, WorkError
+from whytune.progress import Advance
+from whytune.recipe_teachers import TeacherSpec
+from whytune.records import Outcome
+from whytune.teaching.answers import Answer, Ended
+from whytune.teaching.bridge import Bridge
+from whytune.teaching.calls import Call, Fate
+from whytune.teaching.estimates import Estimate
+from whytune.teaching.flow import Flow
+from whytune.teaching.journal import Journal
+from whytune.teaching.journal_writer import JournalWriter
+from whytune.teaching.lane import Lane
+from whytune.teaching.purse import Purse
+from whytune.teaching.questions import Questions
+from whytune.teaching.requests import Request, Sent
+from whytune.teaching.retries import Policy
+from whytune.teaching.standing import Standing, standings
+from whytune.teaching.teachers import Teacher
+
+PATIENCE = 12
+"""Failures in a row, before anything was ever answered, after which a teacher is given up."""
+_CONCURRENCY = {"local": 8}
+_MOST = 256
+"""Requests in flight at an address, where nothing is said."""
+_PERHAPS_PAID = (Ended.REPLIED, Ended.REFUSED, Ended.TIMEOUT, Ended.CONNECTION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One teacher and all that it is asked."""
+
+    name: str
+    spec: TeacherSpec
+    questions: Questions
+    teachers: Mapping[str, Teacher]
+    """Name of the address -> who answers there; all of them the same model."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What came of one teacher's work in this call."""
+
+    sends: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+    """US dollars, of the sends whose cost is known."""
+    stopped: bool = False
+    """By the budget."""
+    given_up: list[str] = field(default_factory=list)
+    """Why requests were given up: the first few."""
+
+
+def concurrency(spec: TeacherSpec) -> int:
+    """Requests in flight at each address, at most."""
+    return spec.concurrency or _CONCURRENCY.get(spec.api, _MOST)
+
+
+def settled(questions: Questions, journal: Journal, reasks: int) -> Counter[Outcome | None]:
+    """How many questions stand how: outcome -> count; None: not asked yet."""
+    return Counter(
+        s.annotation.outcome if s.annotation is not None else None
+        for s in standings(questions, journal, reasks=reasks)
+    )
+
+
+async def annotate(
+    works: Sequence[Work], journal: JournalWriter, *, purse: Purse, board: "Board",
+    policy: Policy | None = None,
+) -> dict[str, Account]:  # fmt: skip
+    """Ask every teacher what it was not asked yet, all at the same time.
+
+    Cancelled, it stops sending, waits for what is under way, and has everything in the journal.
+
+    Args:
+        works: one for each teacher.
+        journal: what was asked before, and where everything goes.
+        purse: stops the sending before it is empty.
+        board: where it shows how far it is.
+        policy: when to send again; `attempts` is each teacher's own.
+
+    Returns:
+        Teacher -> what came of it.
+
+    Raises:
+        TeachingError: a teacher's first requests were all refused as wrong.
+        WorkError: a teacher could not be reached, or the journal not be written.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                work.name: group.create_task(
+                    _Asking(work, journal, purse, board, policy or Policy()).run()
+                )
+                for work in works
+            }
+    except* (TeachingError, WorkError) as failures:
+        # One is told; what the others say is most often the same.
+        raise _first(failures) from None
+    return {name: task.result() for name, task in tasks.items()}
+
+
+def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
+    found = failures.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+class Board:
+    """Shows how far all teachers are together.
+
+    Args:
+        advance: of `progress.Progress.work`, in questions.
+    """
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self.cached = self.unreadable = self.given_up = self.tokens = 0
+        self.spent = 0.0
+
+    def found(self) -> None:
+        """A question is settled already."""
+        self.cached += 1
+        self._show(1)
+
+    def answered(self, answer: Answer, cost: float | None, *, settles: bool) -> None:
+        """A send ended."""
+        self.tokens += (answer.tokens_in or 0) + (answer.tokens_out or 0)
+        self.spent += cost or 0.0
+        self._show(int(settles))
+
+    def _show(self, count: int) -> None:
+        parts = [
+            f"{self.cached} from the journal" if self.cached else "",
+            f"{self.unreadable} unreadable" if self.unreadable else "",
+            f"{self.given_up} given up" if self.given_up else "",
+            f"{self.tokens / 1000:.0f}k tokens" if self.tokens else "",
+            f"${self.spent:.4f}" if self.spent else "",
+        ]
+        self._advance(count, ", ".join(part for part in parts if part))
+
+
+class _Asking:
+    """One teacher's flow, pass by pass: after each, what could not be read is asked again."""
+
+    def __init__(
+        self, work: Work, journal: JournalWriter, purse: Purse, board: Board, policy: Policy
+    ) -> None:
+        spec = work.spec
+        self._work, self._journal, self._purse, self._board = work, journal, purse, board
+        self._policy = replace(policy, attempts=spec.attempts)
+        self._estimate = Estimate(spec, journal.spent().get(work.name))
+        self._account = Account()
+        self._bridge = Bridge()
+        self._heard = False
+        self._failures = 0
+        self._unreadable = 0
+        self._first_pass = True
+        local = spec.api == "local"
+        # Some more than one batch, so that requests about one conversation find each other.
+        most = concurrency(spec) * (3 if local else 1)
+        self._lanes = [
+            Lane(name, start=most if local else 10, maximum=most,
+                 requests_per_minute=spec.requests_per_minute,
+                 tokens_per_minute=spec.tokens_per_minute)
+            for name in work.teachers
+        ]  # fmt: skip
+
+    async def run(self) -> Account:
+        """Until everything is settled or given up, or the purse is empty."""
+        for _ in range(self._work.spec.reasks + 1):
+            self._unreadable = 0
+            flow: Flow[Standing, tuple[Sent, Call[Standing]]] = Flow(
+                self._lanes, send=self._send, intend=self._intend, record=self._record,
+                may_spend=self._purse.reserve, policy=self._policy,
+            )  # fmt: skip
+            result = await flow.run(self._calls())
+            self._account.stopped = result.ended == "budget"
+            told = (f"{dead.answer.ended}: {dead.answer.error}" for dead in result.dead)
+            self._account.given_up.extend(dict.fromkeys(told))
+            if self._account.stopped or not self._unreadable:
+                break
+            self._first_pass = False
+        return self._account
+
+    def _calls(self) -> Iterator[Call[Standing]]:
+        """What is still to be asked, each request once, however many questions it answers."""
+        waiting: dict[str, Standing] = {}
+
+        def opened() -> Iterator[Request]:
+            for standing in standings(self._work.questions, self._journal,
+                                      reasks=self._work.spec.reasks):  # fmt: skip
+                if standing.open is not None:
+                    waiting[standing.open.key] = standing
+                    yield standing.open
+                elif self._first_pass:
+                    self._board.found()
+
+        for request in self._journal.unanswered(opened(), most=self._work.spec.attempts):
+            # Those before it are answered by another's request, or have failed too often.
+            while (key := next(iter(waiting))) != request.key:
+                del waiting[key]
+            standing = waiting.pop(request.key)
+            _, expected, high = self._estimate.before(request)
+            yield Call(body=standing, tokens=expected.tokens_in + expected.tokens_out,
+                       cost=high.cost or 0.0)  # fmt: skip
+
+    async def _send(self, call: Call[Standing], lane: Lane) -> Answer:
+        assert call.body.open is not None
+        return await self._work.teachers[lane.name].ask(call.body.open)
+
+    async def _intend(self, call: Call[Standing]) -> tuple[Sent, Call[Standing]]:
+        assert call.body.open is not None
+        return await self._bridge.wait(self._journal.begin(call.body.open)), call
+
+    async def _record(
+        self, intent: tuple[Sent, Call[Standing]], answer: Answer, fate: Fate, seconds: float
+    ) -> None:
+        sent, call = intent
+        cost = self._estimate.after(answer)
+        await self._bridge.wait(self._journal.end(sent, answer, seconds=seconds, cost=cost))
+        # Nobody knows whether what was cut off had to be paid for.
+        unknown = call.cost if answer.ended in _PERHAPS_PAID else 0.0
+        self._purse.settle(call.cost, unknown if cost is None else cost)
+        self._account.sends += 1
+        self._account.tokens_in += answer.tokens_in or 0
+        self._account.tokens_out += answer.tokens_out or 0
+        self._account.cost += cost or 0.0
+        self._board.given_up += fate is Fate.DEAD
+        self._read(call.body, answer, fate)
+        self._board.answered(answer, cost,
+                             settles=self._first_pass and fate is not Fate.AGAIN)  # fmt: skip
+        self._hear(answer)
+
+    def _read(self, standing: Standing, answer: Answer, fate: Fate) -> None:
+        if fate is not Fate.DONE:
+            return
+        if standing.question.read(answer).outcome is Outcome.UNREADABLE:
+            self._unreadable += 1
+            self._board.unreadable += 1
+
+    def _hear(self, answer: Answer) -> None:
+        """Give a teacher up from whom nothing but failures ever came."""
+        if answer.ended in (Ended.REPLIED, Ended.REFUSED):
+            self._heard = True
+        self._failures += answer.ended is not Ended.RATE_LIMITED
+        if self._heard or self._failures < PATIENCE:
+            return
+        place = f"teachers.{self._work.name} at {', '.join(self._work.teachers)}"
+        told = f"{place}: {self._failures} requests failed and none was answered (the last: " \
+               f"{answer.ended}, {answer.error or 'no word'})"  # fmt: skip
+        if answer.ended is Ended.CLIENT_ERROR:
+            raise TeachingError(f"{told}; expected replies; correct its model, key, parameters "
+                                "or url, or set `structured: false`")  # fmt: skip
+        raise WorkError(f"{told}; expected replies; see that the server is there, and run again")
