@@ -89,7 +89,12 @@ def _arguments() -> argparse.Namespace:
                                                     "second's worth")  # fmt: skip
     parser.add_argument("--fractions", action="store_true", help="in Retry-After")
     parser.add_argument("--rows", type=int, default=Sizes.rows, help="of `memory`")
-    return parser.parse_args()
+    given = parser.parse_args()
+    known = {"scenario": list(SCENARIOS), "engine": [engine.name for engine in ENGINES]}
+    for what, names in (("scenario", given.scenario), ("engine", given.engines.split(","))):
+        if wrong := [name for name in names if name not in known[what]]:
+            parser.error(f"no {what} {', '.join(wrong)}; there are {', '.join(known[what])}")
+    return given
 
 
 def _measured(bench: Bench, engine: Engine, scenario: str) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def _measured(bench: Bench, engine: Engine, scenario: str) -> dict[str, Any]:
     else:
         try:
             found = SCENARIOS[scenario](bench, engine)
-        except (RuntimeError, TimeoutError) as error:
+        except RuntimeError as error:
             found = {"error": str(error)}
     shown = {key: value for key, value in found.items() if not isinstance(value, list | dict)}
     note(f"{scenario}, {engine.name}: {json.dumps(shown)}")
@@ -107,18 +112,19 @@ def _measured(bench: Bench, engine: Engine, scenario: str) -> dict[str, Any]:
 
 
 def _result(found: dict[str, dict[str, Any]], *, quick: bool) -> dict[str, Any]:
-    ours, *peers = (_keys(scenarios) for scenarios in found.values())
+    keys = {name: _keys(scenarios) for name, scenarios in found.items()}
+    ours = keys.pop(OURS.name, _keys({}))
     notes = {"all": list(NOTES)}
     notes |= {engine.name: [engine.note] for engine in ENGINES if engine.name in found}
     for name, scenarios in found.items():
-        notes[name] += [f"{scenario}: {one['error'] if 'error' in one else one['note']}"
-                        for scenario, one in scenarios.items() if {"error", "note"} & set(one)]  # fmt: skip
+        notes[name] += [f"{scenario}: {one['error']}" for scenario, one in scenarios.items()
+                        if "error" in one]  # fmt: skip
     facts = machine.facts("annotate.py", sys.argv[1:])
     facts["versions"] |= {name: _version(name) for name in ("openai", "httpx2", "h11")}
+    facts["versions"] |= {"bespokelabs-curator": _pinned("bespokelabs-curator")}
     return {
         "benchmark": "annotate", "quick": quick, **ours,
-        "peers": dict(zip(list(found)[1:], peers, strict=True)),
-        "notes": notes, "runs": found, **facts,
+        "peers": keys, "notes": notes, "runs": found, **facts,
     }  # fmt: skip
 
 
@@ -135,6 +141,12 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "absent"
+
+
+def _pinned(name: str) -> str:
+    """A version in Curator's environment."""
+    lock = Path(__file__).with_name("requirements-curator.lock").read_text("utf-8")
+    return next(line[len(name) + 2 :] for line in lock.splitlines() if line.startswith(f"{name}=="))
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -25,6 +25,9 @@ os.environ.update({
 from bespokelabs import curator  # noqa: E402 it reads its settings on import
 from pydantic import BaseModel  # noqa: E402
 
+MANY = 10**9
+"""No limit."""
+
 
 class Verdict(BaseModel):
     score: int
@@ -47,6 +50,9 @@ if __name__ == "__main__":
     table = [{"id": row["id"], "messages": json.dumps(row["messages"])} for row in rows]
     judge = Judge(
         model_name="scripted", backend="openai", generation_params={"temperature": 0},
-        backend_params={"base_url": spec["url"], "api_key": "none", **spec["settings"]},
+        backend_params={
+            "base_url": spec["url"], "api_key": "none", "max_tokens_per_minute": MANY,
+            "max_requests_per_minute": spec.get("per_minute", MANY), **spec.get("settings", {}),
+        },
     )  # fmt: skip
     judge(table)

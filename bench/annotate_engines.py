@@ -88,20 +88,16 @@ OPENAI = Engine(
     name="openai", script="annotate_openai.py",
     paced=tuple({"concurrency": most} for most in (64, 96)), free={"concurrency": 64},
     note="AsyncOpenAI behind a semaphore, max_retries as it comes (2), JSON Lines flushed after "
-         "every reply, ids in the file are skipped, what failed is asked again at the end",
+         "every reply, ids in the file are skipped, what failed is asked again at the end; its "
+         "semaphore, chosen by trying, tells it how fast it may be",
 )  # fmt: skip
-_MANY = 10**9
 CURATOR_PEER = Engine(
     name="curator", script="annotate_curator.py", python=str(CURATOR), told=r"(\d+)/\d+ \[",
-    paced=(
-        {"settings": {"max_requests_per_minute": 18_000, "max_tokens_per_minute": _MANY}},
-        {"settings": {"max_requests_per_minute": 18_000, "max_tokens_per_minute": _MANY,
-                      "max_concurrent_requests": 64}},
-    ),
-    free={"settings": {"max_requests_per_minute": _MANY, "max_tokens_per_minute": _MANY,
-                       "max_concurrent_requests": 64}},
-    note="max_requests_per_minute is the permitted rate, tokens are not limited, Curator's own "
-         "cache folder; with and without max_concurrent_requests",
+    paced=({}, {"settings": {"max_concurrent_requests": 64}}),
+    free={"settings": {"max_concurrent_requests": 64}},
+    note="max_requests_per_minute is the permitted rate, tokens are not limited; with and without "
+         "max_concurrent_requests; its cache is named after the whole table, so that one row more "
+         "makes it another; retries wait until everything was asked once",
 )  # fmt: skip
 PEERS = (OPENAI, CURATOR_PEER)
 

@@ -79,7 +79,9 @@ class Bench:
         options = {"latency": 0.2, "rate": sizes.rate, "burst": sizes.burst,
                    "fractions": sizes.fractions, **FAULTS}  # fmt: skip
         self.server.reset(**options)
-        run = engine.start(self.folder(), **self.job(size), **settings)
+        run = engine.start(
+            self.folder(), **self.job(size), per_minute=int(60 * sizes.rate), **settings
+        )
         run.wait(self.server)
         log = self.server.log()
         found = annotate_log.figures(log, sizes.rate)

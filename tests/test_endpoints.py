@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -42,6 +46,8 @@ class Server:
             {},
             json.dumps(OPENAI).encode(),
         )
+        self.closing = False
+        """Hang up after every answer, without having said so."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,6 +66,7 @@ class Server:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(found)
+                self.close_connection = self.close_connection or server.closing
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -67,6 +74,11 @@ class Server:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def encrypt(self, certificate: Path, key: Path) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
 
     def stop(self) -> None:
         self._http.shutdown()
@@ -90,6 +102,20 @@ def ask(endpoint: Endpoint, timeout: float = 5.0) -> Answer:
             return await connection.ask(REQUEST)
 
     return asyncio.run(once())
+
+
+def ask_often(endpoint: Endpoint, times: int) -> list[Answer]:
+    """One after another, by the same connection where it holds."""
+
+    async def all_of_them() -> list[Answer]:
+        async with Connection(endpoint, timeout=5.0) as connection:
+            found = []
+            for _ in range(times):
+                found.append(await connection.ask(REQUEST))
+                await asyncio.sleep(0.02)
+            return found
+
+    return asyncio.run(all_of_them())
 
 
 def test_openai_is_asked_and_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,3 +250,38 @@ def test_what_cannot_be_asked_is_told_before_anything_is_sent(
         Connection(Endpoint(url="http://x/v1", key="SOME_KEY"))
     with pytest.raises(TeachingError, match="begins with http"):
         Connection(Endpoint(url="localhost:8000"))
+
+
+@pytest.mark.skipif(which("openssl") is None, reason="openssl is not here to make a certificate")
+def test_a_server_is_asked_by_tls_and_only_a_trusted_one(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key),
+         "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    server.encrypt(certificate, key)
+    endpoint = Endpoint(url=server.url.replace("http://127.0.0.1", "https://localhost"))
+    refused = ask(endpoint)
+    assert (refused.ended, "certificate" in refused.error.lower()) == (Ended.CONNECTION, True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert [found.text for found in ask_often(endpoint, 8)] == ['{"score": 4}'] * 8
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used_again(server: Server) -> None:
+    server.closing = True
+    assert [found.ended for found in ask_often(Endpoint(url=server.url), 5)] == [Ended.REPLIED] * 5
+
+
+def test_a_proxy_of_the_environment_is_used(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    found = ask(Endpoint(url="http://nowhere.invalid/v1"))
+    assert found.ended is Ended.REPLIED
+    assert server.asked[0][0] == "http://nowhere.invalid/v1/chat/completions"

@@ -200,9 +200,12 @@ def test_a_foreign_damaged_or_other_version_s_source_is_named(tmp_path: Path) ->
         source.write_bytes(b"what is this" * 500)
         with pytest.raises(TeachingError, match=r"s: cannot be read \(file is not a database\)"):
             journal_join.join(source, target)
-        source.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(TeachingError, match=r"s: cannot be read \(.*move it away"):
-            journal_join.join(source, target)
+        for damaged in (whole[: len(whole) // 2], whole[:8192] + bytes(8192) + whole[16384:]):
+            source.write_bytes(damaged)
+            with pytest.raises(
+                TeachingError, match=r"s: cannot be read \(.*restore it from a copy"
+            ):
+                journal_join.join(source, target)
         source.write_bytes(whole)
         with sqlite3.connect(source) as plain:
             plain.execute("PRAGMA user_version = 9")

@@ -55,7 +55,8 @@ def ask(
         on: `ray`: the cluster that runs on this machine, or else one of its own until the end;
             `ray://HOST:PORT`: the cluster whose head is there (as `ray start` says, most often
             port 6379), of which this machine must be a node: Ray Data does not work through Ray
-            Client. Where the process is connected to a cluster already, that one.
+            Client. Where a cluster asks for a token, Ray wants RAY_AUTH_MODE=token in the
+            environment. Where the process is connected to a cluster already, that one.
         limit: as there.
         budget: as there.
         resume: as there.
@@ -70,13 +71,13 @@ def ask(
     """
     path = asking.check(recipe, budget, resume)
     _check(recipe, on)
-    with JournalWriter(path.absolute()) as journal, _connected(on) as ray:
+    with _connected(on) as ray, JournalWriter(path.absolute()) as journal:
         journal_join.gather(journal, patience=asking.PATIENCE)
         corpora = asking.abouts(recipe, limit)
         actors, gpus = crew(recipe, ray.nodes())
         work = _Work(ray=ray, recipe=share(recipe, actors), journal=journal, show=show,
                      actors=actors, gpus=gpus, budget=budget,
-                     parts=count(sum(len(about.examples) for about in corpora)))  # fmt: skip
+                     parts=count(sum(len(about.examples) for about in corpora), actors))  # fmt: skip
         found = work.stage("asking", [ensemble.voters(recipe, about) for about in corpora])
         if any(one.account.stopped for one in found):
             return found

@@ -25,7 +25,8 @@ from whytune.teaching.requests import Request
 from whytune.teaching.standing import standings
 from whytune.teaching.teachers import Teacher
 
-SHARDS = 64
+SHARDS = 4
+"""For each actor: enough that none waits long for the last one, few enough that each is long."""
 SMALLEST = 8
 """Examples in a shard, about, where there are too few for so many shards."""
 
@@ -61,9 +62,9 @@ class Shard:
     """US dollars that all in its journal may cost; None: whatever it takes."""
 
 
-def count(examples: int) -> int:
-    """How many shards for so many examples, on however many nodes."""
-    return max(1, min(SHARDS, examples // SMALLEST))
+def count(examples: int, actors: int) -> int:
+    """How many shards for so many examples."""
+    return max(1, min(SHARDS * actors, examples // SMALLEST))
 
 
 def cut(
@@ -92,7 +93,7 @@ def cut(
     left = None if budget is None else max(0.0, budget - _cost(journal))
     shards = []
     for number, piece in sorted(pieces.items()):
-        path = journal_join.shards(journal.path) / f"{number:02}.journal"
+        path = journal_join.shards(journal.path) / f"{number:04}.journal"
         with JournalWriter(path) as made:
             journal_join.join(journal.path, made, keys[number])
             share = None if left is None else left * sizes[number] / sum(sizes.values())

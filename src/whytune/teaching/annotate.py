@@ -27,6 +27,8 @@ from whytune.teaching.retries import Policy
 from whytune.teaching.standing import Standing, standings
 from whytune.teaching.teachers import Teacher
 
+KEPT_UNREADABLE = 10_000
+"""Questions that are remembered to be asked again."""
 PATIENCE = 12
 """Failures in a row, before anything was ever answered, after which a teacher is given up."""
 _CONCURRENCY = {"local": 8}
@@ -164,6 +166,7 @@ class _Asking:
         self._heard = False
         self._failures = 0
         self._unreadable = 0
+        self._again: list[Standing] = []
         self._first_pass = True
         local = spec.api == "local"
         # Some more than one batch, so that requests about one conversation find each other.
@@ -178,27 +181,33 @@ class _Asking:
     async def run(self) -> Account:
         """Until everything is settled or given up, or the purse is empty."""
         for _ in range(self._work.spec.reasks + 1):
-            self._unreadable = 0
             flow: Flow[Standing, tuple[Sent, Call[Standing]]] = Flow(
                 self._lanes, send=self._send, intend=self._intend, record=self._record,
                 may_spend=self._purse.reserve, policy=self._policy,
             )  # fmt: skip
-            result = await flow.run(self._calls())
+            result = await flow.run(self._calls(self._standings()))
             self._account.stopped = result.ended == "budget"
             told = (f"{dead.answer.ended}: {dead.answer.error}" for dead in result.dead)
             self._account.given_up.extend(dict.fromkeys(told))
+            self._first_pass = False
             if self._account.stopped or not self._unreadable:
                 break
-            self._first_pass = False
         return self._account
 
-    def _calls(self) -> Iterator[Call[Standing]]:
+    def _standings(self) -> Iterator[Standing]:
+        """What a pass looks at: all questions, or those that were just answered unreadably."""
+        again, self._again = self._again, []
+        known, self._unreadable = self._unreadable == len(again), 0
+        if not self._first_pass and known:
+            return iter(again)
+        return standings(self._work.questions, self._journal, reasks=self._work.spec.reasks)
+
+    def _calls(self, looked_at: Iterator[Standing]) -> Iterator[Call[Standing]]:
         """What is still to be asked, each request once, however many questions it answers."""
         waiting: dict[str, Standing] = {}
 
         def opened() -> Iterator[Request]:
-            for standing in standings(self._work.questions, self._journal,
-                                      reasks=self._work.spec.reasks):  # fmt: skip
+            for standing in looked_at:
                 if standing.open is not None:
                     waiting[standing.open.key] = standing
                     yield standing.open
@@ -242,11 +251,18 @@ class _Asking:
         self._hear(answer)
 
     def _read(self, standing: Standing, answer: Answer, fate: Fate) -> None:
+        """Look whether it is to be asked again."""
         if fate is not Fate.DONE:
             return
-        if standing.question.read(answer).outcome is Outcome.UNREADABLE:
-            self._unreadable += 1
-            self._board.unreadable += 1
+        if standing.question.read(answer).outcome is not Outcome.UNREADABLE:
+            return
+        self._board.unreadable += 1
+        if len(standing.before) == self._work.spec.reasks:
+            return
+        self._unreadable += 1
+        # Beyond these, they are found in the journal again, so that memory stays flat.
+        if len(self._again) < KEPT_UNREADABLE:
+            self._again.append(standing.followed(answer))
 
     def _hear(self, answer: Answer) -> None:
         """Give a teacher up from whom nothing but failures ever came."""

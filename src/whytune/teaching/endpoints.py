@@ -5,14 +5,16 @@ Nothing is retried or waited for here, and nothing is read out of a reply: an an
 request ended, and holds the model's text as it came.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import httpx2
+import httpcore2
 
 from whytune.errors import TeachingError
 from whytune.teaching.answers import Answer, Ended
@@ -25,6 +27,10 @@ ERROR_LENGTH = 300
 _BUSY = frozenset({429, 529})  # 529: Anthropic's "overloaded"
 _LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 
+
+_BROKEN = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.ProxyError)
+_CONNECT = 20.0
+"""Seconds until a connection must stand."""
 
 Api = Literal["openai", "anthropic"]
 
@@ -86,7 +92,7 @@ def answer(api: Api, status: int, headers: Mapping[str, str], content: bytes) ->
     limits = {name: value for name, value in headers.items() if name.startswith(_LIMITS)}
     common: dict[str, Any] = {"status": status, "limits": limits,
                               "retry_after": headers.get("retry-after")}  # fmt: skip
-    if status != httpx2.codes.OK:
+    if status != HTTPStatus.OK:
         shown = " ".join(content[: 4 * ERROR_LENGTH].decode("utf-8", "replace").split())
         return Answer(ended=_failed(status, headers), error=shown[:ERROR_LENGTH], **common)
     try:
@@ -99,10 +105,10 @@ def answer(api: Api, status: int, headers: Mapping[str, str], content: bytes) ->
 
 
 def _failed(status: int, headers: Mapping[str, str]) -> Ended:
-    asked_to_wait = status == httpx2.codes.SERVICE_UNAVAILABLE and "retry-after" in headers
+    asked_to_wait = status == HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" in headers
     if status in _BUSY or asked_to_wait:
         return Ended.RATE_LIMITED
-    if status == httpx2.codes.REQUEST_TIMEOUT:
+    if status == HTTPStatus.REQUEST_TIMEOUT:
         return Ended.TIMEOUT
     return Ended.SERVER_ERROR if status >= 500 else Ended.CLIENT_ERROR
 
@@ -163,7 +169,8 @@ class Connection:
         self._secret = _secret(endpoint)
         headers = {} if self._secret is None else _authorised(endpoint, self._secret)
         path = "messages" if endpoint.api == "anthropic" else "chat/completions"
-        self._lines = Lines(f"{endpoint.url.rstrip('/')}/{path}", headers, timeout)
+        self._lines = Lines(f"{endpoint.url.rstrip('/')}/{path}", headers, min(timeout, _CONNECT))
+        self._timeout = timeout
 
     async def __aenter__(self) -> Self:
         """Open."""
@@ -180,17 +187,19 @@ class Connection:
         """Send one request, once; whatever happens is an answer."""
         asked = json.dumps(body(self.endpoint.api, request)).encode()
         try:
-            response = await self._lines.post(asked)
-        except httpx2.TimeoutException as error:
+            # A server that sends a byte now and then never times out by itself.
+            async with asyncio.timeout(self._timeout):
+                response = await self._lines.post(asked)
+        except TimeoutError as error:
             return Answer(ended=Ended.TIMEOUT, error=type(error).__name__)
-        except httpx2.HTTPError as error:
+        except (OSError, *_BROKEN) as error:
             told = f"{type(error).__name__}: {error}"[:ERROR_LENGTH]
             return Answer(ended=Ended.CONNECTION, error=told)
         content = response.content
         if self._secret is not None:
             # Servers like to quote a key that they do not know.
             content = content.replace(self._secret.encode(), b"***")
-        return answer(self.endpoint.api, response.status_code, response.headers, content)
+        return answer(self.endpoint.api, response.status, response.headers, content)
 
 
 def _secret(endpoint: Endpoint) -> str | None:

@@ -19,8 +19,8 @@ from whytune.teaching import journal_file
 from whytune.teaching.answers import Answer, Ended
 from whytune.teaching.requests import Count, Recorded, Request, Sent, Spent
 
-_BATCH = 1000
-"""Requests a look-up."""
+_BATCH = 50
+"""Requests a look-up; whoever walks them on an event loop stops it for so long."""
 _FINAL = f"e.outcome IN ('{Ended.REPLIED}', '{Ended.REFUSED}')"
 # A busy server or a lost connection says nothing about the request itself.
 _FAULTS = f"e.outcome IN ('{Ended.SERVER_ERROR}', '{Ended.TIMEOUT}', '{Ended.CLIENT_ERROR}')"

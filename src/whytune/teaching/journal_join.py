@@ -97,10 +97,10 @@ def _check_pages(path: Path) -> None:
         with closing(journal_file.connect(path, "ro")) as connection:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        found = str(error)
+        found = error
     if found != "ok":
         raise TeachingError(
-            f"{path}: cannot be read ({found}); expected a whole journal of whytune; restore it "
+            f"{path}: cannot be read ({' '.join(str(found).split())}); expected a whole journal of whytune; restore it "
             "from a copy, or move it away: what it alone holds will then be asked again"
         )
 
@@ -149,7 +149,7 @@ def absorb(source: Path, target: JournalWriter, *, patience: float) -> None:
 
 @contextmanager
 def _held(path: Path, patience: float) -> Iterator[None]:
-    handle = os.open("/dev/null", 0)
+    handle = patiently(lambda: journal_file.lock(path), patience)
     try:
         yield
     finally:

@@ -2,48 +2,69 @@
 
 import ssl
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 from urllib.request import getproxies, proxy_bypass
 
-import httpx2
+import httpcore2
+
+from whytune.teaching.streams import Streams
+
+_STREAMS = Streams()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    content: bytes
 
 
 class Lines:
     """Connections to one address; the last one used is taken first.
 
-    A connection is looked at only when it is used: httpx2's own pool looks at every one of its
-    connections twice for each request, which at 64 of them is half of a client's time. So each has
-    a pool of its own, and the pools wait in a stack. Nobody waits for a connection: the flow
-    bounds what is under way.
+    A connection is looked at only when it is used: a pool looks at every one of its connections
+    twice for each request, which at 64 of them is half of a client's time. Nobody waits for a
+    connection: the flow bounds what is under way. Where the environment names a proxy, a pool goes
+    through it.
 
     Args:
         url: where everything is posted to.
         headers: of every request.
-        timeout: seconds until an answer must be whole.
+        timeout: seconds that connecting may take.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: float) -> None:
-        self._url = httpx2.URL(url)
-        self._headers = {**headers, "content-type": "application/json", "accept": "*/*"}
-        limit = httpx2.Timeout(timeout, connect=min(timeout, 20.0))
-        self._extensions = {"timeout": limit.as_dict()}
-        self._free: list[httpx2.AsyncHTTPTransport] = []
+        self._url = httpcore2.URL(url)
+        host = self._url.host.decode()
+        port = "" if self._url.port is None else f":{self._url.port}"
+        self._headers = [
+            (name.encode(), value.encode())
+            for name, value in {"Host": f"{host}{port}", **headers,
+                                "Content-Type": "application/json", "Accept": "*/*"}.items()
+        ]  # fmt: skip
+        self._extensions = {"timeout": {"connect": timeout}}
+        self._free: list[httpcore2.AsyncHTTPConnection] = []
         self._context = ssl.create_default_context()
-        self._proxy = _proxy(url)
+        proxy = _proxy(self._url.scheme.decode(), host)
+        self._through = None if proxy is None else httpcore2.AsyncHTTPProxy(
+            proxy, ssl_context=self._context, max_connections=None, network_backend=_STREAMS)  # fmt: skip
 
-    async def post(self, content: bytes) -> httpx2.Response:
+    async def post(self, content: bytes) -> Response:
         """Send a request and read the whole response.
 
         Raises:
-            httpx2.HTTPError: whatever keeps the response from being whole.
+            OSError, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.ProxyError: whatever
+                keeps the response from being whole; TimeoutError where it could not connect.
         """
-        line = self._free.pop() if self._free else self._new()
-        request = httpx2.Request("POST", self._url, headers=self._headers, content=content,
-                                 extensions=self._extensions)  # fmt: skip
+        if self._through is not None:
+            return await self._exchange(self._through, content)
+        line = await self._line()
         try:
-            response = await line.handle_async_request(request)
-            await response.aread()
-        except BaseException:
+            response = await self._exchange(line, content)
+        except BaseException:  # cancelled, too: nothing can follow half an exchange
             await line.aclose()
             raise
         self._free.append(line)
@@ -53,16 +74,41 @@ class Lines:
         """Close those that are not in use."""
         while self._free:
             await self._free.pop().aclose()
+        if self._through is not None:
+            await self._through.aclose()
 
-    def _new(self) -> httpx2.AsyncHTTPTransport:
-        one = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0)
-        return httpx2.AsyncHTTPTransport(verify=self._context, limits=one, proxy=self._proxy)
+    async def _line(self) -> httpcore2.AsyncHTTPConnection:
+        while self._free:
+            line = self._free.pop()
+            if line.is_available() and not line.has_expired():
+                return line
+            await line.aclose()
+        return httpcore2.AsyncHTTPConnection(
+            self._url.origin,
+            ssl_context=self._context,
+            keepalive_expiry=30.0,
+            network_backend=_STREAMS,
+        )
+
+    async def _exchange(
+        self, line: httpcore2.AsyncHTTPConnection | httpcore2.AsyncHTTPProxy, content: bytes
+    ) -> Response:
+        length = (b"Content-Length", str(len(content)).encode())
+        request = httpcore2.Request("POST", self._url, headers=[*self._headers, length],
+                                    content=content, extensions=self._extensions)  # fmt: skip
+        response = await line.handle_async_request(request)
+        try:
+            found = await response.aread()
+        finally:
+            await response.aclose()
+        headers = {name.decode("ascii").lower(): value.decode("latin-1")
+                   for name, value in response.headers}  # fmt: skip
+        return Response(response.status, headers, found)
 
 
-def _proxy(url: str) -> str | None:
+def _proxy(scheme: str, host: str) -> str | None:
     """The proxy that the environment names for an address."""
-    parts = urlsplit(url)
-    if parts.hostname is None or proxy_bypass(parts.hostname):
+    if proxy_bypass(host):
         return None
     proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    return proxies.get(scheme) or proxies.get("all")

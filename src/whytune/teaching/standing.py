@@ -1,16 +1,17 @@
 """Where questions stand in a journal: what was answered, and what is still to be asked."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from whytune.records import Annotation, Outcome
+from whytune.teaching.answers import Answer
 from whytune.teaching.journal import Journal
 from whytune.teaching.questions import Question
 from whytune.teaching.requests import Recorded, Request
 
-_BATCH = 200
-"""Questions a look-up."""
+_BATCH = 50
+"""Questions a look-up; whoever walks them on an event loop stops it for so long."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +25,13 @@ class Standing:
     """What stands so far: the last reply, or else the last failure; None: nobody was asked yet."""
     before: tuple[str, ...] = ()
     """Keys of the requests whose replies could not be read, so that it was asked again."""
+
+    def followed(self, answer: Answer) -> "Standing":
+        """It, open to be asked again after an answer that could not be read."""
+        asked = self.open
+        assert asked is not None
+        return replace(self, open=self.question.again(asked, answer),
+                       before=(*self.before, asked.key))  # fmt: skip
 
 
 def standings(
