@@ -32,6 +32,7 @@ bench: $(BENCH_STAMP)
 	$(BENCH)/python bench/train.py
 	$(BENCH)/python bench/score.py
 	$(BENCH)/python bench/scaling.py
+	$(BENCH)/python bench/annotate.py
 	$(BENCH)/python bench/table.py
 
 bench-env: $(BENCH_STAMP)
@@ -46,8 +47,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-$(BENCH_STAMP): bench/requirements.lock pyproject.toml
+$(BENCH_STAMP): bench/requirements.lock bench/requirements-curator.lock pyproject.toml
 	$(PYTHON) -m venv .bench-venv
 	$(BENCH)/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.lock
 	$(BENCH)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(PYTHON) -m venv .bench-venv/curator
+	.bench-venv/curator/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements-curator.lock
 	touch $@

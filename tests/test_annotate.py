@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,18 +12,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from whytune import asking, forecast, material, recipe_file
+from whytune import asking, forecast, material, progress, recipe_file
 from whytune.errors import RecipeError, TeachingError, WorkError
 from whytune.progress import Progress
 from whytune.recipe import Recipe
 from whytune.records import Outcome
+from whytune.teaching import annotate as annotate_module
 from whytune.teaching import ensemble
+from whytune.teaching.estimates import Estimate
 from whytune.teaching.journal import Journal
 from whytune.teaching.requests import Request
 from whytune.teaching.teachers import Function
@@ -255,7 +259,7 @@ def test_refusals_and_failures_are_outcomes(server: Server, write: Callable[...,
         "read": 40 - kinds[0] - kinds[1], "refused": kinds[0], "failed": kinds[1],
     }  # fmt: skip
     assert not one.whole
-    assert one.account.given_up == ["client error: too long"]
+    assert one.account.given_up == ["client error: HTTP 400: too long"]
     (found,) = material.gather(recipe).values()
     assert Counter(a.outcome for a in found.annotations)[Outcome.FAILED] == kinds[1]
     # What failed is asked again by the next call; what was refused is not.
@@ -339,7 +343,7 @@ def test_a_dry_run_sends_nothing_and_needs_no_key(
     ended = command("annotate", str(path), "--dry-run", "--json")
     assert ended.returncode == 0, ended.stderr
     assert not server.asked
-    assert not list(path.parent.glob("ask.journal*"))
+    assert not list(path.parent.glob("r.journal*"))
     found = json.loads(ended.stdout.splitlines()[-1])
     (row,) = found["forecasts"]
     assert (row["questions"], row["settled"]) == (40, 0)
@@ -354,13 +358,13 @@ def test_a_dry_run_sends_nothing_and_needs_no_key(
 
 
 def test_a_forecast_holds_what_is_then_spent(server: Server, write: Callable[..., Path]) -> None:
-    """The server counts a token for every four bytes, and answers in ninety words."""
+    """The server counts two tokens for every seven bytes, and answers in ninety words."""
 
     def respond(asked: dict[str, Any], _: int) -> Any:
         size = sum(len(m["content"].encode()) for m in asked["messages"])
         status, headers, body = good(asked)
         content = json.loads(body)
-        content["usage"] = {"prompt_tokens": size // 4, "completion_tokens": 120}
+        content["usage"] = {"prompt_tokens": size * 2 // 7, "completion_tokens": 120}
         return status, headers, json.dumps(content).encode()
 
     server.respond = respond
@@ -573,3 +577,137 @@ def test_without_any_reply_the_way_out_is_named(write: Callable[..., Path]) -> N
     ended = command("merge", str(write()))
     assert ended.returncode == 2
     assert "ask teachers first" in ended.stderr
+
+
+@pytest.mark.parametrize("end", ["without usage", "timeout", "kill"])
+def test_the_budget_holds_over_calls_of_unknown_cost(
+    end: str, server: Server, write: Callable[..., Path]
+) -> None:
+    """What was perhaps paid counts as paid in every later call, with the estimate set aside."""
+    quick = "prompts:", "parameters: {max_tokens: 20}\n    timeout: 0.5\n    prompts:"
+    path = write(quick)
+    recipe = load(path)
+    (about,) = asking.abouts(recipe, None)
+    worst = max(Estimate(recipe.teachers["mind"]).before(q.request)[2].cost or 0.0
+                for q in ensemble.voters(recipe, about)["mind"])  # fmt: skip
+    budget = 10 * worst
+
+    def respond(asked: dict[str, Any], _: int) -> Any:
+        status, headers, body = good(asked)
+        if end == "timeout":
+            time.sleep(1)
+        content = json.loads(body)
+        if end == "without usage":
+            del content["usage"]
+        return status, headers, json.dumps(content).encode()
+
+    server.respond = respond
+    if end == "kill":
+        server.latency = 30
+    for _ in range(3):
+        if end == "kill":
+            before = len(server.asked)
+            words = ("annotate", str(path), "--budget", str(budget))
+            process = subprocess.Popen([sys.executable, "-m", "whytune", *words],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+            until = time.monotonic() + 3
+            while len(server.asked) == before and process.poll() is None:
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.05)
+            process.kill()
+            process.wait()
+        else:
+            with suppress(WorkError):
+                asking.ask(recipe, QUIET, budget=budget)
+    # The least that a request may have cost, by its own estimate, is more than half of the worst.
+    assert 0 < len(server.asked) <= 20
+
+
+def test_one_who_cannot_be_reached_does_not_stop_the_others(
+    server: Server, write: Callable[..., Path]
+) -> None:
+    gone = "teachers:", "teachers:\n  gone: {url: 'http://127.0.0.1:9/v1', prompts: [labels]}"
+    recipe = load(write(gone))
+    with pytest.raises(WorkError, match=r"teachers\.gone at http://127\.0\.0\.1:9/v1: 12 requests"):
+        asking.ask(recipe, QUIET)
+    assert len(server.asked) == 40
+
+
+def test_sigterm_waits_for_what_is_under_way(server: Server, write: Callable[..., Path]) -> None:
+    server.latency = 0.3
+    path = write(("url:", "concurrency: 4\n    url:"))
+    process = subprocess.Popen([sys.executable, "-m", "whytune", "annotate", str(path)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    while len(server.asked) < 6:
+        time.sleep(0.01)
+    process.terminate()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "waiting for what is under way" in told
+    assert "Traceback" not in told
+    assert not list(journal(load(path)).in_flight())
+
+
+def test_work_that_is_held_up_says_why(
+    server: Server, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotate_module, "BEAT", 0.05)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.02)
+    waited = 0
+
+    def respond(asked: dict[str, Any], _: int) -> Any:
+        nonlocal waited
+        waited += 1
+        return (429, {"Retry-After": "0.4"}, b"") if waited == 1 else good(asked)
+
+    server.respond = respond
+    told: list[str] = []
+
+    class Told(Progress):
+        def say(self, text: str) -> None:
+            told.append(text)
+
+    asking.ask(load(write()), Told(), limit=2)
+    assert any("1 refused for now (429)" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("{url: 'http://[::1/v1'}", "expected an address that begins with http"),
+        ("{url: 'http://x:99999/v1'}", "expected an address that begins with http"),
+        ("{url: 'http://x/v1?api-version=3'}", "expected an address without ? and #"),
+        ("{url: 'http://x/v1/chat/completions'}", "drop /chat/completions"),
+        ("{url: 'http://me:hunter2@x/v1'}", "found a name or password in the address"),
+        ("{url: 'http://x', parameters: {api_key: x}}", "keys come from the environment alone"),
+        ("{url: 'http://x', parameters: {temperature: .nan}}", "found what is not JSON"),
+        ("{url: 'http://x', prompts: [labels, labels]}", "a prompt stands twice"),
+        ("{url: 'http://x', prompts: [justify]}", "none of mind votes"),
+        ("{url: 'http://x', key: AKIA1234SECRETKEY99}", "name of an environment variable"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_told_before_anything_is_sent(
+    spec: str, told: str, write: Callable[..., Path]
+) -> None:
+    path = write()
+    with pytest.raises(RecipeError, match=re.escape(told)) as fault:
+        asking.ask(recipe_file.load(path, [f"teachers={{mind: {spec}}}"]), QUIET)
+    assert not any(secret in str(fault.value) for secret in ("hunter2", "AKIA"))
+
+
+def test_examples_that_are_not_there_are_told_first(
+    server: Server, write: Callable[..., Path]
+) -> None:
+    task = "{name: own, kind: ordinal, question: 'How?', labels: [bad, good]}"
+    other = "teachers:", "teachers:\n  other: {url: URL, prompts: [scale-1-5-examples]}"
+    path = write(other, ("URL", server.url), ("[on_topic]", f"[{task}]"))
+    with pytest.raises(TeachingError, match="found no example texts"):
+        asking.ask(load(path), QUIET)
+    assert not server.asked
+
+
+def test_the_journal_is_named_by_the_recipes_file(write: Callable[..., Path]) -> None:
+    path = write()
+    one, other = load(path), recipe_file.load(path, ["name=other"])
+    assert one.journal == other.journal == str(path.with_suffix(".journal"))

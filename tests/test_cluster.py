@@ -139,7 +139,9 @@ def annotate(recipe: Path, address: str, *arguments: str, on: str = "ray") -> su
 
 def ended(running: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
     out, err = running.communicate(timeout=80)
-    return running.returncode, json.loads(out.splitlines()[-1]) if out else {}, err
+    # Without a result, Ray may have had the last word.
+    found = json.loads(out.splitlines()[-1]) if running.returncode == 0 else {}
+    return running.returncode, found, err
 
 
 def wait_for(what: Any, seconds: float = 60.0) -> None:
@@ -156,6 +158,8 @@ def nodes() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
+    # Ray notes the head's address there, whatever `temp_dir` says, and does not make the folder.
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
     # Not pytest's folder: its path is too long for a socket's.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         made = Cluster(initialize_head=True, head_node_args={

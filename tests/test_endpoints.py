@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from whytune.errors import TeachingError
+from whytune.teaching import lines
 from whytune.teaching.answers import Answer, Ended
 from whytune.teaching.endpoints import Api, Connection, Endpoint, answer, body
 from whytune.teaching.requests import Request
@@ -168,7 +171,7 @@ def test_every_status_ends_somehow(status: int, ended: Ended, server: Server) ->
     server.reply = (status, {"Retry-After": "7", "x-ratelimit-limit-requests": "60"}, b"no\n luck")
     found = ask(Endpoint(url=server.url))
     assert (found.ended, found.status, found.text) == (ended, status, "")
-    assert (found.retry_after, found.error) == ("7", "no luck")
+    assert (found.retry_after, found.error) == ("7", f"HTTP {status}: no luck")
     assert found.limits == {"x-ratelimit-limit-requests": "60"}
 
 
@@ -285,3 +288,115 @@ def test_a_proxy_of_the_environment_is_used(
     found = ask(Endpoint(url="http://nowhere.invalid/v1"))
     assert found.ended is Ended.REPLIED
     assert server.asked[0][0] == "http://nowhere.invalid/v1/chat/completions"
+
+
+class Raw:
+    """A server that writes whatever it is told, a list of pieces, after every request."""
+
+    def __init__(self, *pieces: bytes, pause: float = 0.0) -> None:
+        self.pieces, self.pause, self.connections, self.requests = pieces, pause, 0, 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(re.findall(rb"ength: (\d+)", head)[0]))
+                self.requests += 1
+                for piece in self.pieces:
+                    writer.write(piece.replace(b"NUMBER", b"%06d" % self.requests))
+                    await writer.drain()
+                    await asyncio.sleep(self.pause)
+        writer.close()
+
+    async def asked(self, times: int, timeout: float = 5.0) -> list[Answer]:
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with Connection(Endpoint(url=f"http://127.0.0.1:{port}"), timeout=timeout) as line:
+            found = [await line.ask(REQUEST) for _ in range(times)]
+        server.close()
+        await asyncio.sleep(0.1)  # for its connections to end
+        return found
+
+
+def response(text: str, *more: bytes) -> bytes:
+    content = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s%s" % (
+        len(content), content, b"".join(more))  # fmt: skip
+
+
+def chunked(text: str, *more: bytes) -> bytes:
+    content = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n%s" % (
+        len(content), content, b"".join(more))  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [response, chunked])
+def test_what_a_server_says_too_much_is_never_another_answer(form: Any) -> None:
+    """Every answer is that of its own request, also where each response comes twice."""
+    twice = Raw(form("NUMBER", form("NUMBER")))
+    assert [int(found.text) for found in asyncio.run(twice.asked(6))] == [1, 2, 3, 4, 5, 6]
+    assert twice.connections == 6
+    once = Raw(form("NUMBER"))
+    assert [int(found.text) for found in asyncio.run(once.asked(6))] == [1, 2, 3, 4, 5, 6]
+    assert once.connections == 1
+
+
+def test_an_answer_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LONGEST", 1000)
+    (found,) = asyncio.run(Raw(response("x" * 2000)).asked(1))
+    assert (found.ended, "more than 1000 bytes" in found.error) == (Ended.CONNECTION, True)
+    dripping = Raw(*(response("slow")[i : i + 1] for i in range(80)), pause=0.05)
+    (found,) = asyncio.run(dripping.asked(1, timeout=0.5))
+    assert found.ended is Ended.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "odd", ["400", -1, 1e30, float("nan"), True, 10**400, None, [], {"cached_tokens": "12"}]
+)
+def test_odd_counts_cost_no_reply(odd: Any) -> None:
+    content = {"choices": [{"message": {"content": "fine"}}],
+               "usage": {"prompt_tokens": odd, "completion_tokens": odd,
+                         "prompt_tokens_details": odd}}  # fmt: skip
+    for usage in (content["usage"], odd):
+        found = answer("openai", 200, {}, json.dumps({**content, "usage": usage}).encode())
+        assert (found.ended, found.text) == (Ended.REPLIED, "fine")
+        assert (found.tokens_in, found.tokens_out, found.tokens_cached) == (None, None, None)
+    anthropic = {"content": [{"type": "text", "text": "fine"}],
+                 "usage": {"input_tokens": odd, "output_tokens": odd}}  # fmt: skip
+    assert answer("anthropic", 200, {}, json.dumps(anthropic).encode()).tokens_in is None
+
+
+@pytest.mark.parametrize("form", ["plain", "slashes", "unicode"])
+def test_a_key_that_json_writes_otherwise_is_no_word_of_it(
+    form: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-ab/cd+ef=="
+    monkeypatch.setenv("SOME_KEY", key)
+    written = {"plain": key, "slashes": key.replace("/", "\\/"),
+               "unicode": "".join(f"\\u00{ord(c):02X}" for c in key)}[form]  # fmt: skip
+    for status, content in (
+        (401, f'{{"error": "no such key {written}"}}'),
+        (200, f'{{"choices": [{{"message": {{"content": "your key is {written}"}}}}]}}'),
+    ):
+        server.reply = (status, {}, content.encode())
+        found = ask(Endpoint(url=server.url, key="SOME_KEY"))
+        assert not any(part in repr(found) for part in (key, written, "cd+ef"))
+        assert "***" in found.text + found.error
+
+
+@pytest.mark.parametrize("key", ["sk-SEC\nRET123", "sk-SECRÉT", "two words"])
+def test_a_key_that_is_none_is_told_without_being_shown(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(TeachingError, match="SOME_KEY holds spaces, line breaks") as told:
+        Connection(Endpoint(url="http://x/v1", key="SOME_KEY"))
+    assert not any(word in str(told.value) for word in key.split())
+
+
+def test_what_a_terminal_would_obey_is_not_in_a_complaint() -> None:
+    found = answer("openai", 500, {}, b"\x1b]0;title\x07oh \x1b[31mno")
+    assert found.error == "HTTP 500: \ufffd]0;title\ufffdoh \ufffd[31mno"
+    found = answer("openai", 307, {"location": "https://other/v1"}, b"")
+    assert found.error == "HTTP 307: redirects to https://other/v1; correct the url"

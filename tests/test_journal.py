@@ -8,10 +8,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 
 from whytune.errors import TeachingError, WorkError
 from whytune.records import Reply
+from whytune.teaching import journal_file
 from whytune.teaching.answers import Answer, Ended
 from whytune.teaching.journal import Journal
 from whytune.teaching.journal_writer import JournalWriter
@@ -338,6 +341,7 @@ def test_closing_writes_what_waits(path: Path) -> None:
 MANY = """
 import resource, sys
 from pathlib import Path
+from whytune.teaching import journal_file
 from whytune.teaching.answers import Answer, Ended
 from whytune.teaching.journal_writer import JournalWriter
 from whytune.teaching.requests import Request
@@ -391,6 +395,7 @@ def test_a_second_writer_is_told_who_writes(path: Path, journal: JournalWriter) 
 CRASHING = r"""
 import os, sys, threading
 from pathlib import Path
+from whytune.teaching import journal_file
 from whytune.teaching.answers import Answer, Ended
 from whytune.teaching.journal_writer import JournalWriter
 from whytune.teaching.requests import Request
@@ -600,6 +605,99 @@ def test_damage_met_while_reading_is_an_error(path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(TeachingError, match=r"journal.sqlite: cannot be read \(.*malformed"):
         list(Journal(path).replies())
+
+
+@pytest.mark.parametrize(
+    ("damage", "reader", "told"),
+    [
+        ("UPDATE endings SET outcome = 'nonsense'", "replies", "'nonsense' is not a valid Ended"),
+        ("UPDATE endings SET outcome = 'nonsense'", "counts", "'nonsense' is not a valid Ended"),
+        ("UPDATE endings SET text = x'FF00'", "replies", "can't decode byte 0xff"),
+        ("UPDATE requests SET key = 'text'", "replies", "no attribute 'hex'"),
+        ("DELETE FROM endings; UPDATE requests SET content = '['", "in_flight", "Expecting value"),
+        ("DELETE FROM endings; UPDATE requests SET content = '[1]'", "in_flight", "not enough"),
+        ("DELETE FROM endings; UPDATE requests SET content = '1'", "in_flight", "cannot unpack"),
+    ],
+)
+def test_rows_that_make_no_sense_are_damage(
+    path: Path, damage: str, reader: str, told: str
+) -> None:
+    with JournalWriter(path) as journal:
+        write(journal, asked(), REPLIED)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(damage)
+    with pytest.raises(TeachingError) as raised:
+        list(getattr(Journal(path), reader)())
+    assert str(raised.value).startswith(f"{path}: cannot be read (a row makes no sense: ")
+    assert told in str(raised.value)
+    assert str(raised.value).endswith("restore it from a copy, or move it away to begin anew")
+
+
+@pytest.mark.parametrize("reader", ["replies", "unanswered"])
+def test_a_fault_of_the_caller_is_no_damage(journal: JournalWriter, reader: str) -> None:
+    def requests() -> Iterator[Request]:
+        yield asked()
+        raise ValueError("the caller's own")
+
+    with pytest.raises(ValueError, match="the caller's own"):
+        list(getattr(journal, reader)(requests()))
+
+
+# Where nothing can be written
+
+LOCKED = """
+import os, sys
+from pathlib import Path
+from whytune.teaching.journal import Journal
+
+if os.getuid() == 0:
+    os.setuid(65534)
+path = Path(sys.argv[1])
+assert not os.access(path.parent, os.W_OK)
+print([found.answer.text for found in Journal(path).replies()])
+"""
+
+
+@pytest.mark.parametrize("log", [None, b""])
+def test_a_journal_on_a_disk_that_cannot_be_written_is_read(log: bytes | None) -> None:
+    # Not in pytest's own folder, which another user may not enter.
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "journal.sqlite"
+        with JournalWriter(path) as journal:
+            write(journal, asked(), REPLIED)
+        if log is not None:
+            path.with_name("journal.sqlite-wal").write_bytes(log)
+        os.chmod(place, 0o555)
+        done = subprocess.run([sys.executable, "-c", LOCKED, str(path)],
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
+        os.chmod(place, 0o755)
+        assert (done.returncode, done.stdout) == (0, f"{[REPLIED.text]}\n"), done.stderr
+        assert len(os.listdir(place)) == 2 + (log is not None), "nothing was made beside it"
+
+
+@pytest.mark.parametrize(
+    ("mode", "writable", "beside", "alone"),
+    [
+        ("ro", False, {}, True),
+        ("ro", False, {"-wal": b""}, True),
+        ("ro", False, {"-wal": b"waits"}, False),
+        ("ro", False, {"-wal": b"", "-shm": b"somebody writes"}, False),
+        ("ro", True, {}, False),
+        ("rw", False, {}, False),
+    ],
+)
+def test_only_a_journal_at_rest_is_read_without_its_log(
+    mode: str, writable: bool, beside: dict[str, bytes], alone: bool,
+    path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    JournalWriter(path).close()
+    for end, content in beside.items():
+        path.with_name(f"{path.name}{end}").write_bytes(content)
+    link = path.parent.parent / "link.sqlite"
+    link.symlink_to(path)
+    monkeypatch.setattr(os, "access", lambda place, _: writable or place != path.parent)
+    for place in (path, link):
+        assert ("immutable=1" in journal_file._uri(place, mode)) is alone
 
 
 # Secrets

@@ -102,6 +102,7 @@ def test_what_is_imported_is_declared() -> None:
         [
             *PROJECT["project"]["dependencies"],
             *PROJECT["project"]["optional-dependencies"]["train"],
+            *PROJECT["project"]["optional-dependencies"]["cluster"],
         ]
     )
     homes = packages_distributions()

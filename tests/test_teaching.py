@@ -108,6 +108,14 @@ def test_what_is_not_the_asked_score_is_unreadable(text: str) -> None:
     assert (found.label, found.score, found.assessment) == (None, None, None)
 
 
+@pytest.mark.parametrize(("said", "score"), [("3", 2 / 3), ("3.0", 2 / 3), ("4e0", 1), ("2.5", None),
+                                             ("1.0000001", None), ("true", None), ("5", None)])  # fmt: skip
+def test_a_live_model_gives_whole_numbers(said: str, score: float | None) -> None:
+    found = replies.read(reply(f'{{"score": {said}}}'), TASK, ordered=True)
+    assert found.score == (None if score is None else pytest.approx(score))
+    assert (found.outcome is Outcome.READ) == (score is not None)
+
+
 @pytest.mark.parametrize(
     "text",
     ['{"label": "Joy"}', '{"label": "grief"}', '{"label": 3}', '{"label": true}', '{"score": 1}'],

@@ -1,9 +1,12 @@
 """Texts that nobody has labelled, or not for what is asked: teachers are asked about them."""
 
+import contextlib
 import csv
 import gzip
+import io
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from whytune import asking, corpora, material, recipe_file
+from whytune import asking, cli, corpora, material, recipe_file
 from whytune.corpora import Corpus, ranges, raters
 from whytune.corpora.identity import one_text_id
 from whytune.errors import CorpusError, RecipeError
@@ -22,7 +25,7 @@ from whytune.progress import Progress
 from whytune.recipe import Recipe
 from whytune.recipe_data import RELEASES, Columns, CorpusSpec
 from whytune.records import Kind, Label, Split, Task
-from whytune.study import check
+from whytune.study import check, grid
 from whytune.tasks import BUILT_IN
 from whytune.teaching.requests import Request
 from whytune.teaching.teachers import Function
@@ -415,11 +418,13 @@ def test_a_table_without_labels_needs_somebody_to_ask(
         "corpora.mine.columns.label: found null, but nobody is asked for labels; name the table's "
         "label column, or whom to ask under `teachers:`"
     )
-    for teachers in ("", "teachers: {{own: {{api: recorded}}}}\n"):
-        plan = recipe(RECIPE[: RECIPE.index("teachers:")] + teachers, path="t.csv")
-        with pytest.raises(CorpusError) as raised:
-            material.gather(plan)
-        assert str(raised.value) == told
+    bare_recipe = RECIPE[: RECIPE.index("teachers:")]
+    with pytest.raises(CorpusError) as raised:
+        material.gather(recipe(bare_recipe, path="t.csv"))
+    assert str(raised.value) == told
+    # Whoever is recorded has said it elsewhere.
+    plan = recipe(bare_recipe + "teachers: {{own: {{api: recorded}}}}\n", path="t.csv")
+    assert len(bare(material.read(plan, "mine")[0]).examples) == 9
 
 
 def test_labels_of_several_tasks_are_refused_with_both_ways_out(
@@ -465,6 +470,71 @@ def test_scores_need_no_label_column(tmp_path: Path) -> None:
     assert len(found.replies) == 9
 
 
+# Votes that are missing
+
+
+TWO = (
+    RECIPE.replace(", why: {{explanation: assessment}}", "")
+    + """\
+  soul: {{api: python, prompts: [labels, scale-1-4], parameters: {{temperature: 0}}}}
+train: {{num_train_epochs: 1}}
+predict: {{explanations: 0}}
+evidence: {{bootstrap: 100, baselines: [prior]}}
+"""
+)
+
+
+def merge(folder: Path, text: str, **names: Any) -> tuple[str, dict[str, Any]]:
+    """What the command prints, and its JSON."""
+    (folder / "r.yaml").write_text(text.format(**names), encoding="utf-8")
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(sys, "argv", ["whytune", "merge", "r.yaml", "--json"])
+        patch.chdir(folder)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == 0
+    return out.getvalue(), json.loads(out.getvalue().splitlines()[-1])
+
+
+def test_votes_that_are_missing_are_told(
+    tiny_folder: Path, tmp_path: Path, recipe: Callable[..., Recipe],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write(tmp_path / "t.csv", texts(30))
+    names = {"path": "t.csv", "model": str(tiny_folder)}
+    plan = recipe(TWO, **names)
+    untold = [said.unasked for said in material.merged(plan, unasked=True).values()]
+    assert untold == [{"mind": 30, "soul": 60}, {"mind": 30, "soul": 30}]
+    asking.ask(plan, QUIET, teachers=functions(plan), limit=5)
+    printed, found = merge(tmp_path, TWO, **names)
+    assert [row["unasked"] for row in found["merged"]] == [
+        {"mind": 25, "soul": 50}, {"mind": 25, "soul": 25},
+    ]  # fmt: skip
+    told = "{}: {} of {} questions were not asked yet; `whytune annotate` asks them"
+    assert printed.count(told.format("mind", 25, 30)) == 2
+    assert printed.count(told.format("soul", 50, 60)) == 1
+
+    asking.ask(plan, QUIET, teachers=functions(plan))
+    printed, found = merge(tmp_path, TWO, **names)
+    assert [row["unasked"] for row in found["merged"]] == [{}, {}]
+    assert "not asked" not in printed
+
+    # What it said at another temperature is no answer to what it is asked now.
+    plan = recipe(TWO.replace("temperature: 0", "temperature: 0.5"), **names)
+    topic, mood = check.check(plan, QUIET)
+    assert [r for r in topic.remarks if "not asked" in r] == [told.format("soul", 60, 60)]
+    assert [r for r in mood.remarks if "not asked" in r] == [told.format("soul", 30, 30)]
+    grid.study(plan, tmp_path / "study", Progress())
+    lines = [f"mine, on_topic, {told.format('soul', 60, 60)}",
+             f"mine, mood, {told.format('soul', 30, 30)}"]  # fmt: skip
+    err = " ".join(capsys.readouterr().err.split())
+    assert [err.count(line) for line in ("not asked", *lines)] == [2, 1, 1]
+    notes = json.loads((tmp_path / "study" / "summary.json").read_text(encoding="utf-8"))["notes"]
+    assert [note for note in notes if "not asked" in note] == [f"{line}." for line in lines]
+    assert "mine, mood, soul: 30 of 30" in (tmp_path / "study" / "report.html").read_text("utf-8")
+
+
 # The check
 
 
@@ -485,11 +555,12 @@ def test_a_check_tells_what_is_there_before_anybody_was_asked(
         assert found.tokens.texts.n == 32
         assert set(found.label_ids) == set(found.labels)
         assert found.remarks[0] == (
-            f"the teachers were not asked about {found.task} yet; ask them by `whytune annotate`, "
-            "and check again what they said"
+            "mind: 32 of 32 questions were not asked yet; `whytune annotate` asks them"
         )
         assert (found.masks, found.loads) == ((), ())
-    assert "were not asked about mood yet" in (tmp_path / "page" / "check.html").read_text("utf-8")
+    assert "mind: 32 of 32 questions were not" in (tmp_path / "page" / "check.html").read_text(
+        "utf-8"
+    )
 
     asking.ask(plan, QUIET, teachers=functions(plan))
     after = check.check(plan, QUIET, tmp_path / "page")
@@ -508,8 +579,8 @@ def test_a_check_of_recorded_replies_says_who_was_not_asked(
     topic, emotion = check.check(plan, QUIET)
     assert sum(topic.labels.values()) == 12
     assert not sum(emotion.labels.values())
-    assert all("not asked about" in found.remarks[0] for found in (topic, emotion))
+    assert all("mind: 20 of 20" in found.remarks[0] for found in (topic, emotion))
     # A merger has no vote, so that its name stands behind none.
     merging = STARTER.replace("prompts: [labels]", "prompts: []") + "merger: mind\n"
     for found in check.check(recipe(merging, model=tiny_folder), QUIET):
-        assert not any("not asked about" in remark for remark in found.remarks)
+        assert not any("not asked" in remark for remark in found.remarks)

@@ -5,9 +5,12 @@ asked about what the votes say. Torch is loaded only for a local teacher.
 """
 
 import asyncio
+import math
+import signal
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +25,7 @@ from whytune.teaching import ensemble, journal_join
 from whytune.teaching.annotate import Account, Board, Work, annotate, concurrency, settled
 from whytune.teaching.endpoints import Connection, Endpoint
 from whytune.teaching.ensemble import About
+from whytune.teaching.estimates import Estimate
 from whytune.teaching.journal import Journal
 from whytune.teaching.journal_writer import JournalWriter
 from whytune.teaching.purse import Purse
@@ -31,8 +35,6 @@ from whytune.teaching.teachers import Teacher
 Resume = Literal["auto", "never", "require"]
 PATIENCE = 60.0
 """Seconds to wait for another process to let go of a journal."""
-NAMED_FAULTS = 3
-"""Reasons for giving up that are told of one teacher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +80,30 @@ def ask(
     opened = {name: addresses(recipe, name, teachers or {}) for name in _asked(recipe)}
     with JournalWriter(path) as journal:
         journal_join.gather(journal, patience=PATIENCE)
-        purse = Purse(budget, sum(spent.cost for spent in journal.spent().values()))
-        return asyncio.run(_stages(recipe, abouts(recipe, limit), opened, journal, purse, show))
+        purse = Purse(budget, 0.0 if budget is None else paid(recipe, journal))
+        try:
+            return asyncio.run(_stages(recipe, abouts(recipe, limit), opened, journal, purse, show))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None  # by SIGTERM
+
+
+def paid(recipe: Recipe, journal: Journal) -> float:
+    """What all asking into a journal has cost, in US dollars. Where a server did not say what it
+    read and wrote, and where nobody heard the end, a request's high estimate counts.
+    """
+    known = sum(spent.cost for spent in journal.spent().values())
+    return known + math.fsum(
+        Estimate(recipe.teachers[request.teacher]).before(request)[2].cost or 0.0
+        for request in journal.perhaps_paid()
+        if request.teacher in recipe.teachers
+    )
 
 
 async def _stages(
     recipe: Recipe, corpora: Sequence[About], opened: Mapping[str, Mapping[str, Teacher]],
     journal: JournalWriter, purse: Purse, show: Progress,
 ) -> list[Asked]:  # fmt: skip
+    _end_gently()
     async with AsyncExitStack() as stack:
         for teachers in opened.values():
             for teacher in teachers.values():
@@ -102,13 +120,22 @@ async def _stages(
         )
 
 
+def _end_gently() -> None:
+    """SIGTERM, as batch systems send it, is one Ctrl-C: what is under way is waited for."""
+    task = asyncio.current_task()
+    assert task is not None
+    if threading.current_thread() is threading.main_thread():
+        with suppress(NotImplementedError):  # not on Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
 async def _stage(
     title: str, works: Sequence[Work], journal: JournalWriter, purse: Purse, show: Progress
 ) -> list[Asked]:
     if not works:
         return []
     with show.work(title, sum(len(work.questions) for work in works)) as advance:
-        accounts = await annotate(works, journal, purse=purse, board=Board(advance))
+        accounts = await annotate(works, journal, purse=purse, board=Board(advance, show.say))
     return [
         came_of(work.name, work.spec, work.questions, journal, accounts[work.name])
         for work in works
@@ -160,6 +187,13 @@ def check(recipe: Recipe, budget: float | None = None, resume: Resume = "auto") 
         raise RecipeError(
             f"{recipe.name}: found no teacher that can be asked; expected one under `teachers:`, "
             "as {name: {model: …, url: http://127.0.0.1:8000/v1}}"
+        )
+    voting = [spec for spec in recipe.teachers.values()
+              if not spec.asked or spec.prompts is None or set(spec.prompts) - {"justify"}]  # fmt: skip
+    if not voting:
+        raise RecipeError(
+            f"{recipe.name}: none of {', '.join(recipe.teachers)} votes, so there is nothing to merge "
+            "or to justify; give one of them prompts, or add `{api: recorded}`"
         )
     unpriced = [n for n, spec in recipe.teachers.items() if spec.remote and spec.price is None]
     if budget is not None and unpriced:

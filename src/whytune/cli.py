@@ -239,7 +239,7 @@ def merge(
 ) -> None:
     """Merge the teachers' replies into verdicts and say how far they agree (without torch)."""
     from whytune import run_folder
-    from whytune.material import merged
+    from whytune.material import merged, not_asked
     from whytune.study import merging
 
     plan = recipe_file.load(recipe, overrides or ())
@@ -248,9 +248,9 @@ def merge(
     answered = merging.answered(found)
     run_folder.claim(folder, plan)
     results = merging.write(folder, plan, answered)
-    for row in results:
-        shown.merged(row)
-    for corpus, task in found.keys() - answered.keys():
+    for row, material in zip(results, answered.values(), strict=True):
+        shown.merged(row, not_asked(material))
+    for corpus, task in [key for key in found if key not in answered]:
         shown.line(f"{corpus}, {task}: nobody has answered yet")
     shown.line(f"tables: {folder / 'tables'}")
     if as_json:

@@ -3,8 +3,9 @@
 From files to lessons without torch.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,20 @@ class Merged:
     annotations: tuple[Annotation, ...]
     verdicts: Mapping[str, Verdict]
     """Example id -> verdict; empty where nobody has answered yet."""
+    questions: Mapping[str, int] = field(default_factory=dict)
+    """Teacher -> how many it is to be asked about this, those asked included; without mergers and
+    recorded teachers."""
+
+    @property
+    def unasked(self) -> dict[str, int]:
+        """Teacher -> how many of its questions nobody asked yet; without those that were asked all.
+
+        Votes are missing so where asking ended early, and where a teacher was changed since: what
+        the recipe says now is another question.
+        """
+        told = Counter(annotation.teacher for annotation in self.annotations)
+        left = {name: count - told[name] for name, count in self.questions.items()}
+        return {name: count for name, count in left.items() if count > 0}
 
     @property
     def groups(self) -> dict[str, str]:
@@ -101,6 +116,15 @@ def left_out(recipe: Recipe, material: Material) -> Iterator[tuple[str, str]]:
         yield f"{count} {'replies about ' if of_raters else ''}training examples", reason
 
 
+def not_asked(said: Merged) -> Iterator[str]:
+    """Whose votes are missing, a line a teacher."""
+    for teacher, count in said.unasked.items():
+        yield (
+            f"{teacher}: {count} of {said.questions[teacher]} questions were not asked yet; "
+            "`whytune annotate` asks them"
+        )
+
+
 def read(recipe: Recipe, name: str) -> tuple[Corpus, ensemble.About]:
     """A corpus of the recipe, and what its examples can be asked.
 
@@ -158,13 +182,15 @@ def merged(recipe: Recipe, *, unasked: bool = False) -> dict[tuple[str, str], Me
     for name, spec in recipe.corpora.items():
         corpus, about = read(recipe, name)
         said = ensemble.said(recipe, about, journal)
+        asked = ensemble.voters(recipe, about)
         for task in about.tasks:
             votes = tuple(vote for vote in said if vote.task == task.name)
             verdicts = {} if unasked and not votes else ensemble.verdicts(
                 recipe, about, task, votes, journal, spec.seed)  # fmt: skip
             found[name, task.name] = Merged(
-                corpus=corpus, task=task, annotations=votes, verdicts=verdicts
-            )
+                corpus=corpus, task=task, annotations=votes, verdicts=verdicts,
+                questions={name: own.of(task) * len(about.examples) for name, own in asked.items()},
+            )  # fmt: skip
     return found
 
 
@@ -191,6 +217,7 @@ def _material(recipe: Recipe, said: Merged) -> Material:
     references, kind = _references(said.corpus.examples, said.verdicts, said.task)
     return Material(
         corpus=said.corpus, task=said.task, annotations=said.annotations, verdicts=said.verdicts,
+        questions=said.questions,
         lessons=taught.by_arm, scores=_scores(taught, said.task), dropped=taught.dropped,
         references=references, reference=kind,
     )  # fmt: skip
@@ -204,6 +231,7 @@ def _untaught(recipe: Recipe, said: Merged) -> Material:
     )
     return Material(
         corpus=said.corpus, task=said.task, annotations=said.annotations, verdicts=said.verdicts,
+        questions=said.questions,
         lessons={arm: () for arm in recipe.arms}, dropped={},
         scores=None if said.task.kind is Kind.NOMINAL else (), references=references,
         reference=kind,

@@ -200,8 +200,8 @@ class Recipe(Settings):
     the label too. It votes like the others, unless it has `prompts: []`. Without a merger, the
     explanation closest to the verdict stands."""
     journal: str | None = None
-    """File with every request and reply, relative to the recipe. Without it, beside the recipe:
-    NAME.journal."""
+    """File with every request and reply, relative to the recipe. Without it, beside the recipe
+    and named as its file is: mine.yaml has mine.journal."""
     lessons: Literal["verdict", "raters"] = "verdict"
     """What is taught: `verdict`, one lesson per example and task; `raters`, one lesson for every
     readable reply, with its own label and explanation, all of them branches of the one

@@ -45,11 +45,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ) from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
-    return parse(text, place=str(path), folder=path.parent, overrides=overrides)
+    return parse(text, place=str(path), folder=path.parent, stem=path.stem, overrides=overrides)
 
 
-def parse(text: str, *, place: str, folder: Path = Path(), overrides: Sequence[str] = ()) -> Recipe:
-    """Like `load`, from text; `place` names it in messages, `folder` anchors relative paths."""
+def parse(
+    text: str, *, place: str, folder: Path = Path(), stem: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Recipe:  # fmt: skip
+    """Like `load`, from text.
+
+    Args:
+        text: YAML.
+        place: names it in messages.
+        folder: anchors relative paths.
+        stem: names the journal, where the recipe does not; None: its own name.
+        overrides: as for `load`.
+    """
     try:
         tree = yaml.load(_expand(text, place), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError) as error:
@@ -66,7 +77,7 @@ def parse(text: str, *, place: str, folder: Path = Path(), overrides: Sequence[s
     except ValidationError as error:
         faults = [line for fault in error.errors(include_url=False) for line in _fault(fault)]
         raise RecipeError("\n".join(f"{place}: {fault}" for fault in faults)) from None
-    return _anchored(recipe, folder)
+    return _anchored(recipe, folder, stem or recipe.name)
 
 
 def _expand(text: str, place: str) -> str:
@@ -125,7 +136,7 @@ def _known_keys(steps: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+def _anchored(recipe: Recipe, folder: Path, stem: str) -> Recipe:
     def whole(path: str) -> str:
         return str((folder / Path(path).expanduser()).resolve())
 
@@ -147,5 +158,5 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         "model": model(recipe.model),
         "corpora": {name: corpus(spec) for name, spec in recipe.corpora.items()},
         "teachers": {name: teacher(spec) for name, spec in recipe.teachers.items()},
-        "journal": whole(recipe.journal or f"{recipe.name}.journal") if recipe.asks else None,
+        "journal": whole(recipe.journal or f"{stem}.journal") if recipe.asks else None,
     })  # fmt: skip

@@ -1,7 +1,9 @@
 """The knobs of who is asked: teachers, what they cost, and how fast they may be asked."""
 
+import json
 import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -10,12 +12,60 @@ from whytune.settings import Count, Either, Positive, Settings, refuse
 
 def _variable(name: str) -> str:
     # Told without the value: where the key itself was written, it must be seen nowhere.
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+    looks_like_a_key = "_" not in name and re.search(r"\d", name)
+    if looks_like_a_key or not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
         raise ValueError("found no name of an environment variable (capitals, digits and _); write "
                          "the variable's name, never the key itself")  # fmt: skip
     return name
 
 
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or re.search(r"\s", url):
+        raise ValueError(
+            f"found {url!r:.80}, expected an address that begins with http:// or https://"
+        )
+    if parts.username is not None or parts.password is not None:
+        # Told without the value: it would show the password.
+        raise ValueError("found a name or password in the address; put the key into an environment "
+                         "variable and name that under `key`")  # fmt: skip
+    if parts.query or parts.fragment:
+        raise ValueError(f"found {url!r:.80}, expected an address without ? and #")
+    bare = url.rstrip("/")
+    for path in ("/chat/completions", "/messages"):
+        if bare.endswith(path):
+            raise ValueError(f"found {url!r:.80}, expected it up to the version; drop {path}")
+    return bare
+
+
+def _sendable(parameters: dict[str, Any]) -> dict[str, Any]:
+    secret = sorted(name for name in parameters if name.lower() in SECRET_PARAMETERS)
+    if secret:
+        raise ValueError(f"found {', '.join(secret)}; keys come from the environment alone: name "
+                         "the variable under `key`")  # fmt: skip
+    try:
+        json.dumps(parameters, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("found what is not JSON; expected finite numbers, texts, lists and "
+                         "mappings") from None  # fmt: skip
+    return parameters
+
+
+def _once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError(f"found {', '.join(names)}; a prompt stands twice")
+    return names
+
+
+SECRET_PARAMETERS = frozenset(
+    {"api_key", "api-key", "x-api-key", "authorization", "headers", "extra_headers"}
+)
+"""Parameters that may hold a key, in lower case."""
+Address = Annotated[str, AfterValidator(_address)]
 Prompts = Literal[
     "scale-1-4", "scale-1-4-examples", "scale-1-5", "scale-1-5-examples", "labels",
     "labels-examples", "justify",
@@ -46,7 +96,7 @@ class TeacherSpec(Settings):
     model: str | None = None
     """The model, as the server names it; of `local`, as the recipe's `model`. Without it, the
     teacher's own name."""
-    url: Either[str, list[str]] = []
+    url: Either[Address, list[Address]] = []
     """Address of the server up to the version, as `http://127.0.0.1:8000/v1`. Several servers of
     the same model share the work."""
     key: Annotated[str, AfterValidator(_variable)] | None = None
@@ -54,9 +104,9 @@ class TeacherSpec(Settings):
     else."""
     structured: bool = True
     """Ask the server to keep to the answer's JSON schema; off for servers that do not know how."""
-    parameters: dict[str, Any] = {}
+    parameters: Annotated[dict[str, Any], AfterValidator(_sendable)] = {}
     """Sent as they are, as `temperature` and `max_tokens`."""
-    prompts: list[Prompts] | None = None
+    prompts: Annotated[list[Prompts], AfterValidator(_once)] | None = None
     """What it is asked: of an ordinal task `scale-1-4`, `scale-1-4-examples`, `scale-1-5`,
     `scale-1-5-examples`, of any `labels`, `labels-examples`; or `justify`: why the label fits that
     the other teachers gave. Without it, of an ordinal task the paper's four, of a nominal one
@@ -87,7 +137,7 @@ class TeacherSpec(Settings):
     @property
     def urls(self) -> tuple[str, ...]:
         """The addresses, however many were given."""
-        return (self.url,) if isinstance(self.url, str) else tuple(self.url)
+        return (self.url,) if isinstance(self.url, str) else tuple(dict.fromkeys(self.url))
 
     @property
     def asked(self) -> bool:

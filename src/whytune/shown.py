@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -23,16 +23,13 @@ def forecast(plan: Any, as_json: bool) -> None:
         line(Text(f"{request.teacher}, {request.task}, prompt {request.prompt}:", "bold"))
         for message in request.messages:
             line(Text(message["content"]))
-    table = Table("teacher", "calls", "in the journal", "tokens in", "tokens out", "US dollars")
+    line("low / expected / high; nothing was sent:")
     for row in plan.forecasts:
         bills = (row.low, row.expected, row.high)
-        table.add_row(
-            f"{row.teacher}, {row.stage}", str(row.questions), str(row.settled),
-            _range(bill.tokens_in for bill in bills), _range(bill.tokens_out for bill in bills),
-            "no price" if row.high.cost is None else _range((b.cost for b in bills), 4),
-        )  # fmt: skip
-    line(table)
-    line("low, expected, high; nothing was sent")
+        cost = "no price" if row.high.cost is None else f"${_range((b.cost for b in bills), 4)}"
+        line(f"{row.teacher}, {row.stage}: {row.questions} questions, {row.settled} of them in the "
+             f"journal; tokens in {_range(b.tokens_in for b in bills)}, out "
+             f"{_range(b.tokens_out for b in bills)}; {cost}")  # fmt: skip
     if as_json:
         json_line({"prompt": plan.sample and plan.sample.request.messages,
                      "forecasts": plan.forecasts})  # fmt: skip
@@ -44,21 +41,26 @@ def _range(values: Iterable[float], digits: int = 0) -> str:
 
 def asked(found: Sequence[Any]) -> None:
     """What came of asking (`asking.Asked`); what went wrong goes to standard error."""
-    table = Table(
-        "teacher", "questions", "outcomes", "sends", "tokens in", "tokens out", "US dollars"
-    )
     for one in found:
-        outcomes = ", ".join(f"{n} {outcome}" for outcome, n in sorted(one.outcomes.items()))
         account = one.account
-        table.add_row(one.teacher, str(one.questions), outcomes, str(account.sends),
-                      str(account.tokens_in), str(account.tokens_out), f"{account.cost:.4f}")  # fmt: skip
-    line(table)
+        unknown = f" and {account.unpriced} of unknown cost" if account.unpriced else ""
+        line(f"{one.teacher}: {one.questions} questions: {_counts(one.outcomes)}; {account.sends} "
+             f"sends now, {account.tokens_in:,} tokens in, {account.tokens_out:,} out, "
+             f"${account.cost:.4f}{unknown}")  # fmt: skip
+        if account.unreadable:
+            cut = f", {account.cut} cut by their limit of tokens" if account.cut else ""
+            line(f"  could not be read{cut}; the first: {_plain(account.unreadable)!r}")
     for one in found:
         if one.account.stopped:
             print(f"{one.teacher}: stopped, or the budget would be passed; raise --budget to go on",  # noqa: T201
                   file=sys.stderr)  # fmt: skip
         for fault in one.account.given_up[:3]:
-            print(f"{one.teacher}: given up, {fault}", file=sys.stderr)  # noqa: T201
+            print(f"{one.teacher}: given up, {_plain(fault)}", file=sys.stderr)  # noqa: T201
+
+
+def _plain(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def study(summary: dict[str, Any], as_json: bool) -> None:
@@ -88,8 +90,9 @@ def _study_facts(summary: dict[str, Any]) -> dict[str, Any]:
     return {"runs": runs, "scorecards": cards, **{name: summary[name] for name in kept}}
 
 
-def merged(row: dict[str, Any]) -> None:
-    """One corpus and task of `study.merging.write`."""
+def merged(row: dict[str, Any], not_asked: Iterable[str]) -> None:
+    """One corpus and task of `study.merging.write`, and whose votes are missing."""
+    method = row["merge"] if row["merge"] == row["method"] else f"{row['merge']} ({row['method']})"
     figures = {"mae": "wrong"} if row["kind"] == "nominal" else {"mae": "MAE", "mse": "MSE"}
     against = {
         "gold": "people's word",
@@ -97,7 +100,7 @@ def merged(row: dict[str, Any]) -> None:
         None: "nothing",
     }
     table = Table("", *figures.values(), "labels", "dropped",
-                  title=f"{row['corpus']}, {row['task']}: merged by {row['method']}",
+                  title=f"{row['corpus']}, {row['task']}: merged by {method}",
                   caption=f"{', '.join(figures.values())} against {against[row['against']]}")  # fmt: skip
     errors = {judge["judge"]: judge for judge in row["golden"]}
     for name in dict.fromkeys((*errors, *row["methods"])):
@@ -110,15 +113,19 @@ def merged(row: dict[str, Any]) -> None:
            f"{_number(row['pair_agreement'])}; alpha "
            + ", ".join(f"{_number(a.value)} ({_number(a.low)} to {_number(a.high)}) {name}"
                        for name, a in row["alphas"].items()))  # fmt: skip
+    # Scores that agree may be right: then raters share less of their errors than it seems.
     least = "at least " if row["effective_of"] == "scores" else ""
     if not math.isnan(row["effective_number"]):
-        line(f"  of {row['raters']} raters ({len(row['teachers'])} teachers), {least}"
-               f"{_number(row['effective_number'])} ({_number(row['effective_teachers'])}) are independent")  # fmt: skip
+        line(f"  shared errors: {row['raters']} raters (a teacher with a prompt) count for {least}"
+             f"{_number(row['effective_number'])} independent ones, {len(row['teachers'])} teachers "
+             f"for {least}{_number(row['effective_teachers'])}")  # fmt: skip
+    for missing in not_asked:
+        line(f"  {missing}")
     kept = " (filled in, so left as it was)" if row["review_kept"] else ""
     line(f"  verdicts: {row['verdicts']}; for people to look at: {row['tables']['review']}{kept}")
 
 
-def _counts(counts: dict[str, int]) -> str:
+def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in counts.items())
 
 

@@ -6,7 +6,7 @@ update. Faults would make the figures wrong; remarks are for the reader to judge
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,13 @@ from whytune.corpora.identity import normal
 from whytune.errors import CorpusError, EncodingError
 from whytune.lint import health, texts
 from whytune.lint.health import Health
-from whytune.material import Material, conversations, gather, left_out
+from whytune.material import Material, conversations, gather, left_out, not_asked
 from whytune.progress import Progress
 from whytune.recipe import Recipe
 from whytune.records import Example, Lesson, Split
 from whytune.student.prompting import conversation_text
 from whytune.study import check_page, grid, quarantine, remarks
 from whytune.study.findings import Findings, Load, Masked, Piece, Sheet, Tokens
-from whytune.teaching import ensemble
 
 if TYPE_CHECKING:
     from whytune.student.encode import Bundle, Encoder
@@ -148,22 +147,12 @@ def _of_data(
         conflicts=len(against), voted=voted, disputed=disputed,
         reference=material.reference, health=found, tokens=tokens,
         remarks=(
-            *_unasked(recipe, material),
+            *not_asked(material),
             *remarks.of_lessons(material, taught, list(left_out(recipe, material))),
             *remarks.of_texts(found, against, tokens),
             *remarks.of_votes(voted, disputed),
         ),
     )  # fmt: skip
-
-
-def _unasked(recipe: Recipe, material: Material) -> Iterator[str]:
-    about = ensemble.About(examples=material.corpus.examples, tasks=[material.task], replies=())
-    asked = ensemble.voters(recipe, about)
-    if asked and not any(a.teacher in asked for a in material.annotations):
-        yield (
-            f"the teachers were not asked about {material.task.name} yet; ask them by `whytune "
-            "annotate`, and check again what they said"
-        )
 
 
 def _explanations(material: Material) -> dict[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from whytune import pipeline, run_folder, store
 from whytune.corpora import manifest
 from whytune.errors import RecipeError
 from whytune.evidence import baselines
-from whytune.material import Material, gather, together
+from whytune.material import Material, gather, not_asked, together
 from whytune.progress import Progress
 from whytune.recipe import Recipe, digest
 from whytune.records import Layout, Prediction, Scorecard, Split
@@ -114,6 +114,9 @@ def _run(
         Seconds spent in the runs' own stages by this call.
     """
     spent = 0.0
+    for (corpus, task), material in materials.items():
+        for missing in not_asked(material):
+            show.say(f"{corpus}, {task}, {missing}")
     places = {cell: ([materials[cell.corpus, task] for task in cell.tasks],
                      folder / "runs" / cell.id) for cell in asked}  # fmt: skip
     there = {cell for cell in asked if run_folder.finished(recipe, cell, *places[cell])}

@@ -50,6 +50,7 @@ def write(
     Returns:
         One row a corpus and task, with all of `agreement.summary` and: `verdicts`, `merge` (the
         recipe's word), `method` (`merger`, or what its word means for the task), `dropped` (by it),
+        `unasked` (teacher -> how many questions nobody asked yet; `material.Merged`),
         `methods` (`every_method`), `alphas` (difference -> estimate), `raters`, the three figures
         of `independent`, `against` and `golden` (`table_two`), `tables` (name -> path), and
         `review_kept` (whether people had written into the sheet, so that it stands as it was).
@@ -86,6 +87,7 @@ def _one(
         **place, "kind": task.kind, "verdicts": str(verdicts),
         **material.agreement(), "alphas": alphas, "raters": len(ratings.raters),
         **rows.independent(material),
+        "unasked": material.unasked,
         "merge": recipe.merge, "method": chosen, "dropped": every[chosen]["dropped"],
         "methods": every, "against": against, "golden": table_two,
         "tables": {**files, "review": str(queue)},

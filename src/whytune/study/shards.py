@@ -90,14 +90,14 @@ def cut(
                 pieces[number][name] = found
                 keys[number] |= known
     sizes = {n: sum(len(questions) for questions in own.values()) for n, own in pieces.items()}
-    left = None if budget is None else max(0.0, budget - _cost(journal))
+    left = None if budget is None else max(0.0, budget - asking.paid(recipe, journal))
     shards = []
     for number, piece in sorted(pieces.items()):
         path = journal_join.shards(journal.path) / f"{number:04}.journal"
         with JournalWriter(path) as made:
             journal_join.join(journal.path, made, keys[number])
             share = None if left is None else left * sizes[number] / sum(sizes.values())
-            limit = None if share is None else _cost(made) + share
+            limit = None if share is None else asking.paid(recipe, made) + share
         shards.append(Shard(journal=path, questions=piece, budget=limit))
     return shards
 
@@ -123,10 +123,6 @@ def _open(questions: Questions, spec: TeacherSpec, journal: Journal) -> tuple[Op
     wanted = [request.key for request in journal.unanswered(opened(), most=spec.attempts)]
     first = [key for request in wanted for key in asking_first[request]]
     return Open(questions, frozenset(first), len(first)), known.union(wanted)
-
-
-def _cost(journal: Journal) -> float:
-    return sum(spent.cost for spent in journal.spent().values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +163,8 @@ class Asker:
         Journal(shard.journal)  # one that is gone was joined, and must not be begun anew
         writing = journal_join.patiently(lambda: JournalWriter(shard.journal), asking.PATIENCE)
         with writing as journal:
-            purse = Purse(shard.budget, _cost(journal))
+            spent = 0.0 if shard.budget is None else asking.paid(self._recipe, journal)
+            purse = Purse(shard.budget, spent)
             accounts = await annotate(works, journal, purse=purse, board=Board(_quiet))
         return Told(stopped=[name for name, account in accounts.items() if account.stopped],
                     given_up={name: account.given_up for name, account in accounts.items()})  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 from whytune import run_folder, store
 from whytune.evidence.compare import compare, sentence
-from whytune.material import Material, left_out
+from whytune.material import Material, left_out, not_asked
 from whytune.recipe import Recipe
 from whytune.records import Comparison, Kind, Prediction, Split
 from whytune.run_folder import Cell
@@ -225,6 +225,8 @@ def _notes(
     for (corpus, task), material in materials.items():
         for note in material.corpus.notes:
             yield f"{corpus}: {note}"
+        for missing in not_asked(material):
+            yield f"{corpus}, {task}, {missing}."
         for what, why in left_out(recipe, material):
             yield f"{corpus}, {task}: {what} taught in no arm ({why})."
     # Every seed and arm reads the same conversations, cut alike.

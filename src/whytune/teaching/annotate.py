@@ -5,7 +5,7 @@ Every teacher has a flow of its own; all of them share the journal and the purse
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from whytune.errors import TeachingError, WorkError
@@ -14,10 +14,10 @@ from whytune.recipe_teachers import TeacherSpec
 from whytune.records import Outcome
 from whytune.teaching.answers import Answer, Ended
 from whytune.teaching.bridge import Bridge
-from whytune.teaching.calls import Call, Fate
+from whytune.teaching.calls import Call, Fate, Figures
 from whytune.teaching.estimates import Estimate
 from whytune.teaching.flow import Flow
-from whytune.teaching.journal import Journal
+from whytune.teaching.journal import PERHAPS_PAID, Journal
 from whytune.teaching.journal_writer import JournalWriter
 from whytune.teaching.lane import Lane
 from whytune.teaching.purse import Purse
@@ -29,12 +29,15 @@ from whytune.teaching.teachers import Teacher
 
 KEPT_UNREADABLE = 10_000
 """Questions that are remembered to be asked again."""
+BEAT = 10.0
+"""Seconds between two signs of life."""
 PATIENCE = 12
 """Failures in a row, before anything was ever answered, after which a teacher is given up."""
 _CONCURRENCY = {"local": 8}
 _MOST = 256
 """Requests in flight at an address, where nothing is said."""
-_PERHAPS_PAID = (Ended.REPLIED, Ended.REFUSED, Ended.TIMEOUT, Ended.CONNECTION)
+_SHOWN = 200
+"""Characters of a reply that could not be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,12 @@ class Account:
     tokens_out: int = 0
     cost: float = 0.0
     """US dollars, of the sends whose cost is known."""
+    unpriced: int = 0
+    """Sends that may have cost something, nobody knows what."""
+    unreadable: str = ""
+    """The first reply that could not be read, its beginning."""
+    cut: int = 0
+    """Replies that ran into their limit of new tokens."""
     stopped: bool = False
     """By the budget."""
     given_up: list[str] = field(default_factory=list)
@@ -98,23 +107,34 @@ async def annotate(
         TeachingError: a teacher's first requests were all refused as wrong.
         WorkError: a teacher could not be reached, or the journal not be written.
     """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                work.name: group.create_task(
-                    _Asking(work, journal, purse, board, policy or Policy()).run()
-                )
-                for work in works
-            }
-    except* (TeachingError, WorkError) as failures:
-        # One is told; what the others say is most often the same.
-        raise _first(failures) from None
-    return {name: task.result() for name, task in tasks.items()}
+    askings = [_Asking(work, journal, purse, board, policy or Policy()) for work in works]
+    tasks = [asyncio.create_task(asking.run()) for asking in askings]
+    heart = asyncio.create_task(_beat(board, askings))
+    cancelled = False
+    # One who cannot be reached does not stop the others.
+    while not all(task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            cancelled = True
+            board.say(
+                "waiting for what is under way, a minute at most; interrupt again to leave it"
+            )
+            for task in tasks:
+                task.cancel()
+    heart.cancel()
+    if cancelled:
+        raise asyncio.CancelledError
+    if failures := [error for task in tasks if (error := task.exception()) is not None]:
+        raise failures[0]
+    return {work.name: task.result() for work, task in zip(works, tasks, strict=True)}
 
 
-def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
-    found = failures.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+async def _beat(board: "Board", askings: Sequence["_Asking"]) -> None:
+    """Says now and then that work goes on, and what holds it up."""
+    while True:
+        await asyncio.sleep(BEAT)
+        board.beat([asking.figures for asking in askings if asking.figures is not None])
 
 
 class Board:
@@ -122,12 +142,14 @@ class Board:
 
     Args:
         advance: of `progress.Progress.work`, in questions.
+        say: prints a line.
     """
 
-    def __init__(self, advance: Advance) -> None:
-        self._advance = advance
+    def __init__(self, advance: Advance, say: Callable[[str], None] = lambda _: None) -> None:
+        self._advance, self.say = advance, say
         self.cached = self.unreadable = self.given_up = self.tokens = 0
         self.spent = 0.0
+        self._held_up = ""
 
     def found(self) -> None:
         """A question is settled already."""
@@ -140,6 +162,17 @@ class Board:
         self.spent += cost or 0.0
         self._show(int(settles))
 
+    def beat(self, figures: Sequence[Figures]) -> None:
+        """Nothing may have ended for a while: what is under way, and what went wrong so far."""
+        kinds = ("in_flight", "waiting", "rate_limited", "server_errors", "timeouts", "connections")
+        words = ("in flight", "to be sent again", "refused for now (429)", "server errors",
+                 "timeouts", "lost connections")  # fmt: skip
+        counts = [sum(getattr(own, kind) for own in figures) for kind in kinds]
+        self._held_up = ", ".join(
+            f"{count} {word}" for count, word in zip(counts, words, strict=True) if count
+        )
+        self._show(0)
+
     def _show(self, count: int) -> None:
         parts = [
             f"{self.cached} from the journal" if self.cached else "",
@@ -147,6 +180,7 @@ class Board:
             f"{self.given_up} given up" if self.given_up else "",
             f"{self.tokens / 1000:.0f}k tokens" if self.tokens else "",
             f"${self.spent:.4f}" if self.spent else "",
+            self._held_up,
         ]
         self._advance(count, ", ".join(part for part in parts if part))
 
@@ -168,6 +202,7 @@ class _Asking:
         self._unreadable = 0
         self._again: list[Standing] = []
         self._first_pass = True
+        self._flow: Flow[Standing, tuple[Sent, Call[Standing]]] | None = None
         local = spec.api == "local"
         # Some more than one batch, so that requests about one conversation find each other.
         most = concurrency(spec) * (3 if local else 1)
@@ -178,10 +213,15 @@ class _Asking:
             for name in work.teachers
         ]  # fmt: skip
 
+    @property
+    def figures(self) -> Figures | None:
+        """Of the pass that is under way."""
+        return None if self._flow is None else self._flow.figures()
+
     async def run(self) -> Account:
         """Until everything is settled or given up, or the purse is empty."""
         for _ in range(self._work.spec.reasks + 1):
-            flow: Flow[Standing, tuple[Sent, Call[Standing]]] = Flow(
+            self._flow = flow = Flow(
                 self._lanes, send=self._send, intend=self._intend, record=self._record,
                 may_spend=self._purse.reserve, policy=self._policy,
             )  # fmt: skip
@@ -238,12 +278,14 @@ class _Asking:
         cost = self._estimate.after(answer)
         await self._bridge.wait(self._journal.end(sent, answer, seconds=seconds, cost=cost))
         # Nobody knows whether what was cut off had to be paid for.
-        unknown = call.cost if answer.ended in _PERHAPS_PAID else 0.0
+        unknown = call.cost if answer.ended in PERHAPS_PAID else 0.0
         self._purse.settle(call.cost, unknown if cost is None else cost)
         self._account.sends += 1
         self._account.tokens_in += answer.tokens_in or 0
         self._account.tokens_out += answer.tokens_out or 0
         self._account.cost += cost or 0.0
+        self._account.unpriced += cost is None and answer.ended in PERHAPS_PAID
+        self._account.cut += answer.cut
         self._board.given_up += fate is Fate.DEAD
         self._read(call.body, answer, fate)
         self._board.answered(answer, cost,
@@ -257,6 +299,7 @@ class _Asking:
         if standing.question.read(answer).outcome is not Outcome.UNREADABLE:
             return
         self._board.unreadable += 1
+        self._account.unreadable = self._account.unreadable or answer.text[:_SHOWN] or "(empty)"
         if len(standing.before) == self._work.spec.reasks:
             return
         self._unreadable += 1

@@ -8,6 +8,7 @@ request ended, and holds the model's text as it came.
 import asyncio
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -93,15 +94,23 @@ def answer(api: Api, status: int, headers: Mapping[str, str], content: bytes) ->
     common: dict[str, Any] = {"status": status, "limits": limits,
                               "retry_after": headers.get("retry-after")}  # fmt: skip
     if status != HTTPStatus.OK:
-        shown = " ".join(content[: 4 * ERROR_LENGTH].decode("utf-8", "replace").split())
-        return Answer(ended=_failed(status, headers), error=shown[:ERROR_LENGTH], **common)
+        told = f"HTTP {status}: {_shown(content)}"
+        if "location" in headers and status < HTTPStatus.BAD_REQUEST:
+            told = f"HTTP {status}: redirects to {headers['location']}; correct the url"
+        return Answer(ended=_failed(status, headers), error=told[:ERROR_LENGTH], **common)
     try:
         found = (_anthropic if api == "anthropic" else _openai)(json.loads(content))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         # Half an answer, or that of something else: the server's fault, so worth another try.
-        told = f"not an answer of {api}'s interface ({type(error).__name__}: {error})"
+        told = f"HTTP 200, but not an answer of {api}'s interface: {_shown(content)}"
         return Answer(ended=Ended.SERVER_ERROR, error=told[:ERROR_LENGTH], **common)
     return Answer(**found, **common)
+
+
+def _shown(content: bytes) -> str:
+    """The beginning of a body on one line, without what a terminal would obey."""
+    text = " ".join(content[: 4 * ERROR_LENGTH].decode("utf-8", "replace").split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _failed(status: int, headers: Mapping[str, str]) -> Ended:
@@ -116,32 +125,46 @@ def _failed(status: int, headers: Mapping[str, str]) -> Ended:
 def _openai(response: dict[str, Any]) -> dict[str, Any]:
     choice = response["choices"][0]
     said, how = choice["message"], choice.get("finish_reason")
-    usage = response.get("usage") or {}
+    usage = _mapping(response.get("usage"))
     refusal = said.get("refusal")
     refused = bool(refusal) or how == "content_filter"
     return {
         "ended": Ended.REFUSED if refused else Ended.REPLIED,
         "text": _text(refusal or said.get("content") or ""), "cut": how == "length",
-        "tokens_in": usage.get("prompt_tokens"), "tokens_out": usage.get("completion_tokens"),
-        "tokens_cached": (usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+        "tokens_in": _count(usage.get("prompt_tokens")),
+        "tokens_out": _count(usage.get("completion_tokens")),
+        "tokens_cached": _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
     }  # fmt: skip
 
 
 def _anthropic(response: dict[str, Any]) -> dict[str, Any]:
-    how, usage = response.get("stop_reason"), response.get("usage") or {}
-    read, written = (usage.get(f"cache_{what}_input_tokens") or 0 for what in ("read", "creation"))
-    fresh = usage.get("input_tokens")
+    how, usage = response.get("stop_reason"), _mapping(response.get("usage"))
+    read, written = (_count(usage.get(f"cache_{what}_input_tokens")) or 0
+                     for what in ("read", "creation"))  # fmt: skip
+    fresh = _count(usage.get("input_tokens"))
     return {
         "ended": Ended.REFUSED if how == "refusal" else Ended.REPLIED,
         "text": "".join(_text(b["text"]) for b in response["content"] if b["type"] == "text"),
         "cut": how == "max_tokens",
         # This interface counts what came from or went into its cache apart.
         "tokens_in": None if fresh is None else fresh + read + written,
-        "tokens_out": usage.get("output_tokens"), "tokens_cached": read,
+        "tokens_out": _count(usage.get("output_tokens")), "tokens_cached": read,
     }  # fmt: skip
 
 
+def _mapping(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+def _count(found: Any) -> int | None:
+    """Tokens, where a server counts as one can count; it must not cost a reply where not."""
+    sound = isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 10**9
+    return found if sound else None
+
+
 def _text(found: Any) -> str:
+    if isinstance(found, list):
+        return "".join(_text(part["text"]) for part in found if part["type"] == "text")
     if not isinstance(found, str):
         raise TypeError(f"found {type(found).__name__}, expected text")
     return found
@@ -166,8 +189,9 @@ class Connection:
                 "or https://; correct it"
             )
         self.endpoint = endpoint
-        self._secret = _secret(endpoint)
-        headers = {} if self._secret is None else _authorised(endpoint, self._secret)
+        secret = _secret(endpoint)
+        headers = {} if secret is None else _authorised(endpoint, secret)
+        self._secrets = _every_form(secret)
         path = "messages" if endpoint.api == "anthropic" else "chat/completions"
         self._lines = Lines(f"{endpoint.url.rstrip('/')}/{path}", headers, min(timeout, _CONNECT))
         self._timeout = timeout
@@ -193,13 +217,11 @@ class Connection:
         except TimeoutError as error:
             return Answer(ended=Ended.TIMEOUT, error=type(error).__name__)
         except (OSError, *_BROKEN) as error:
-            told = f"{type(error).__name__}: {error}"[:ERROR_LENGTH]
-            return Answer(ended=Ended.CONNECTION, error=told)
-        content = response.content
-        if self._secret is not None:
-            # Servers like to quote a key that they do not know.
-            content = content.replace(self._secret.encode(), b"***")
-        return answer(self.endpoint.api, response.status, response.headers, content)
+            told = self._secrets.sub(b"***", f"{type(error).__name__}: {error}".encode())
+            return Answer(ended=Ended.CONNECTION, error=_shown(told)[:ERROR_LENGTH])
+        # Before anything is read or cut: half a key is one, too.
+        return answer(self.endpoint.api, response.status, response.headers,
+                      self._secrets.sub(b"***", response.content))  # fmt: skip
 
 
 def _secret(endpoint: Endpoint) -> str | None:
@@ -211,7 +233,20 @@ def _secret(endpoint: Endpoint) -> str | None:
             f"teacher at {endpoint.url}: the environment variable {endpoint.key} is not "
             "set; expected the server's key in it; set it (keys are read from nowhere else)"
         )
+    if not re.fullmatch(r"[\x21-\x7e]+", found):
+        raise TeachingError(
+            f"teacher at {endpoint.url}: the environment variable {endpoint.key} holds spaces, line "
+            "breaks or letters that no key has; expected the key alone; set it anew"
+        )
     return found
+
+
+def _every_form(secret: str | None) -> re.Pattern[bytes]:
+    """Finds a key as it is, and as JSON may write it: servers like to quote one they do not know."""
+    if secret is None:
+        return re.compile(rb"(?!)")  # finds nothing
+    forms = (rf"(?:\\?{re.escape(c)}|\\u00{ord(c):02x}|\\u00{ord(c):02X})" for c in secret)
+    return re.compile("".join(forms).encode())
 
 
 def _authorised(endpoint: Endpoint, secret: str) -> dict[str, str]:

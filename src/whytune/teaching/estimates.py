@@ -6,9 +6,9 @@ from whytune.recipe_teachers import Price, TeacherSpec
 from whytune.teaching.answers import Answer
 from whytune.teaching.requests import Request, Spent
 
-_BYTES_A_TOKEN = (6.0, 4.0, 2.5)
+_BYTES_A_TOKEN = (5.0, 3.5, 2.5)
 """Of UTF-8 text: low, expected and high count of tokens. Byte-pair vocabularies take about four
-bytes of English and about three of most other scripts."""
+bytes of English, less of other scripts, of marks and of JSON (SmolLM2: 3.0 of a whole request)."""
 _OUT = (60, 160, 1000)
 """Tokens of a reply with two explanations; the last one where the teacher has no limit."""
 _AROUND = 1500

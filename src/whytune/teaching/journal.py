@@ -7,17 +7,21 @@ elsewhere, and may be repeated at will.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from whytune.errors import TeachingError
 from whytune.records import Reply
 from whytune.teaching import journal_file
 from whytune.teaching.answers import Answer, Ended
 from whytune.teaching.requests import Count, Recorded, Request, Sent, Spent
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 _BATCH = 50
 """Requests a look-up; whoever walks them on an event loop stops it for so long."""
@@ -39,6 +43,13 @@ _SPENT = f"""SELECT r.teacher, count(*), ifnull(sum(e.tokens_in), 0), ifnull(sum
 _IN_FLIGHT = """SELECT i.id, i.attempt, i.started, r.*
     FROM intents i LEFT JOIN endings e ON e.intent = i.id JOIN requests r ON r.id = i.request
     WHERE e.intent IS NULL ORDER BY r.key, i.attempt"""
+
+PERHAPS_PAID = (Ended.REPLIED, Ended.REFUSED, Ended.TIMEOUT, Ended.CONNECTION)
+"""Endings of attempts that may have cost something."""
+_PERHAPS_PAID = f"""SELECT r.* FROM requests r JOIN intents i ON i.request = r.id
+    LEFT JOIN endings e ON e.intent = i.id
+    WHERE e.intent IS NULL OR (e.cost IS NULL AND e.outcome IN
+    ({", ".join(f"'{ended}'" for ended in PERHAPS_PAID)})) ORDER BY r.key, i.attempt"""
 
 
 class Journal:
@@ -103,7 +114,7 @@ class Journal:
         """Requests and attempts by teacher, task, prompt and ending; reads the whole file."""
         with self._reading() as connection:
             return [
-                Count(teacher=teacher, task=task, prompt=prompt, ended=Ended(ended),
+                Count(teacher=teacher, task=task, prompt=prompt, ended=_ended(ended),
                       requests=requests, attempts=attempts)
                 for teacher, task, prompt, ended, requests, attempts in connection.execute(_COUNTS)
             ]  # fmt: skip
@@ -126,6 +137,14 @@ class Journal:
             for intent, attempt, started, *row in connection.execute(_IN_FLIGHT):
                 yield Sent(request=_request(row), attempt=attempt, started=started, intent=intent)
 
+    def perhaps_paid(self) -> Iterator[Request]:
+        """The request of each attempt that may have cost something, nobody knows what: the server
+        did not say, or nobody heard the end.
+        """
+        with self._reading() as connection:
+            for row in connection.execute(_PERHAPS_PAID):
+                yield _request(row)
+
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         connection = None
@@ -142,6 +161,20 @@ class Journal:
                 connection.close()
 
 
+def _decoding(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    """What cannot be made of a row is damage, as what SQLite itself cannot read."""
+
+    @wraps(make)
+    def made(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        try:
+            return make(*args, **kwargs)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise sqlite3.DatabaseError(f"a row makes no sense: {error}") from error
+
+    return made
+
+
+@_decoding
 def _request(row: Sequence[Any]) -> Request:
     """From a row of `requests`."""
     *_, low, high, content = row
@@ -173,6 +206,7 @@ def _scale(low: float | None, high: float | None) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
+@_decoding
 def _recorded(key: bytes, names: Mapping[str, Any], row: Sequence[Any]) -> Recorded:
     (attempt, started, _, ended, outcome, status, cut, tokens_in, tokens_out, tokens_cached,
      seconds, cost, error, text) = row  # fmt: skip
@@ -184,6 +218,11 @@ def _recorded(key: bytes, names: Mapping[str, Any], row: Sequence[Any]) -> Recor
         reply=Reply(text=answer.text, **names), answer=answer, key=key.hex(), attempt=attempt,
         started=started, ended=ended, seconds=seconds, cost=cost,
     )  # fmt: skip
+
+
+@_decoding
+def _ended(outcome: str) -> Ended:
+    return Ended(outcome)
 
 
 def _wanted(connection: sqlite3.Connection, request: Request, most: int | None) -> bool:

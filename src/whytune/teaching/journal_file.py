@@ -35,9 +35,21 @@ PRAGMA journal_mode = WAL;
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """A connection without transactions of its own; `mode` is `ro` or `rw`."""
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=_BUSY_SECONDS,
+        _uri(path, mode), uri=True, timeout=_BUSY_SECONDS,
         isolation_level=None, check_same_thread=False,
     )  # fmt: skip
+
+
+def _uri(path: Path, mode: str) -> str:
+    """How SQLite is to open a journal."""
+    found = f"{path.absolute().as_uri()}?mode={mode}"
+    # To read, too, SQLite makes a -shm beside the file. Where it cannot, the file alone is enough,
+    # if nothing waits in a log and nobody writes (who does has a -shm there).
+    real = path.resolve()
+    log, shared = (real.with_name(f"{real.name}{end}") for end in ("-wal", "-shm"))
+    still = not shared.exists() and not (log.exists() and log.stat().st_size)
+    alone = mode == "ro" and still and not os.access(real.parent, os.W_OK)
+    return f"{found}&immutable=1" if alone else found
 
 
 def create(path: Path) -> None:

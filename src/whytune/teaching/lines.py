@@ -7,8 +7,10 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
 
-from whytune.teaching.streams import Streams
+from whytune.teaching.streams import Stream, Streams
 
+LONGEST = 1 << 24
+"""Bytes of an answer, at most."""
 _STREAMS = Streams()
 
 
@@ -43,7 +45,8 @@ class Lines:
         self._headers = [
             (name.encode(), value.encode())
             for name, value in {"Host": f"{host}{port}", **headers,
-                                "Content-Type": "application/json", "Accept": "*/*"}.items()
+                                "Content-Type": "application/json", "Accept": "*/*",
+                                "Accept-Encoding": "identity"}.items()
         ]  # fmt: skip
         self._extensions = {"timeout": {"connect": timeout}}
         self._free: list[httpcore2.AsyncHTTPConnection] = []
@@ -60,14 +63,17 @@ class Lines:
                 keeps the response from being whole; TimeoutError where it could not connect.
         """
         if self._through is not None:
-            return await self._exchange(self._through, content)
+            return (await self._exchange(self._through, content))[0]
         line = await self._line()
+        whole = False
         try:
-            response = await self._exchange(line, content)
-        except BaseException:  # cancelled, too: nothing can follow half an exchange
-            await line.aclose()
-            raise
-        self._free.append(line)
+            response, whole = await self._exchange(line, content)
+        finally:
+            # Cancelled, too: nothing can follow half an exchange.
+            if whole:
+                self._free.append(line)
+            else:
+                await line.aclose()
         return response
 
     async def aclose(self) -> None:
@@ -92,18 +98,28 @@ class Lines:
 
     async def _exchange(
         self, line: httpcore2.AsyncHTTPConnection | httpcore2.AsyncHTTPProxy, content: bytes
-    ) -> Response:
+    ) -> tuple[Response, bool]:
+        """The response, and whether another one can follow by the same connection."""
         length = (b"Content-Length", str(len(content)).encode())
         request = httpcore2.Request("POST", self._url, headers=[*self._headers, length],
                                     content=content, extensions=self._extensions)  # fmt: skip
         response = await line.handle_async_request(request)
+        parts, size = [], 0
         try:
-            found = await response.aread()
+            async for part in response.aiter_stream():
+                parts.append(part)
+                size += len(part)
+                if size > LONGEST:
+                    raise OSError(f"an answer of more than {LONGEST} bytes")
         finally:
             await response.aclose()
         headers = {name.decode("ascii").lower(): value.decode("latin-1")
                    for name, value in response.headers}  # fmt: skip
-        return Response(response.status, headers, found)
+        stream = response.extensions["network_stream"]
+        whole = isinstance(stream, Stream) and stream.exact(
+            None if "transfer-encoding" in headers else size
+        )
+        return Response(response.status, headers, b"".join(parts)), whole
 
 
 def _proxy(scheme: str, host: str) -> str | None:

@@ -103,7 +103,7 @@ def render(
         TeachingError: a score is asked of a nominal task, the prompt shows samples and there are
             none, or a sample is of no label of the task.
     """
-    _check(prompt, task, samples)
+    check(prompt, task, samples)
     value: dict[str, Any]
     if prompt.scale is None:
         what, answer, labels = "label", "one of the labels, letter by letter", labels_text(task)
@@ -206,7 +206,8 @@ def format_text(answers: Mapping[str, str]) -> str:
     return "\n".join((head, *keys))
 
 
-def _check(prompt: Prompt, task: Task, samples: Mapping[str, str]) -> None:
+def check(prompt: Prompt, task: Task, samples: Mapping[str, str]) -> None:
+    """Whether a prompt can be rendered for a task; raises as `render`."""
     place = f"task {task.name}, prompt {prompt.name}"
     if prompt.scale is not None and task.kind is Kind.NOMINAL:
         raise TeachingError(

@@ -174,4 +174,6 @@ def _fitting(
             f"teachers.{teacher}.prompts: found {', '.join(spec.prompts)}, none of which fits the "
             f"{task.kind} task {task.name}; add {' or '.join(prompts.LABELS)}"
         )
+    for prompt in fitting:
+        prompts.check(prompt, task, samples.get(task.name, {}))
     return fitting

@@ -24,14 +24,15 @@ def read(reply: Reply, task: Task, *, ordered: bool = False, refused: bool = Fal
         reply: of a teacher.
         task: that it is about.
         ordered: read it only if it gives the score (or label), then `assessment`, then
-            `confidence`, no other key, and no words before the object: one that thought first
-            answers another question than was asked.
+            `confidence`, no other key, no words before the object, and a whole number as score:
+            one that thought first, or between the steps of a scale, answers another question
+            than was asked.
         refused: its endpoint said that it is a refusal: Outcome.REFUSED, whatever its words. Words
             alone are never taken for one.
     """
     what = "label" if reply.scale is None else "score"
     content = {} if refused else _object(reply.text, (what, *_EXPLANATIONS) if ordered else None)
-    score = _score(content, reply.scale, task)
+    score = _score(content, reply.scale, task, whole=ordered)
     label = _label(content, reply.scale, score, task)
     if label is not None and score is None:
         score = task.value(label)
@@ -88,7 +89,9 @@ def _annotation(
     )
 
 
-def _score(content: dict[str, Any], scale: tuple[float, float] | None, task: Task) -> float | None:
+def _score(
+    content: dict[str, Any], scale: tuple[float, float] | None, task: Task, *, whole: bool
+) -> float | None:
     if scale is None or task.kind is Kind.NOMINAL:
         return None
     low, high = scale
@@ -96,7 +99,7 @@ def _score(content: dict[str, Any], scale: tuple[float, float] | None, task: Tas
     # True is an int to Python, and NaN fails every comparison.
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    if not low < high or not low <= found <= high:
+    if not low < high or not low <= found <= high or (whole and found % 1):
         return None
     return (found - low) / (high - low)
 

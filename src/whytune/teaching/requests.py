@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from whytune.recipe_teachers import SECRET_PARAMETERS
 from whytune.records import Reply
 from whytune.teaching.answers import Answer, Ended
 
 Message = Mapping[str, str]
 """`role` and `content`."""
-
-_SECRETS = {"api_key", "api-key", "x-api-key", "authorization", "headers", "extra_headers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +37,7 @@ class Request:
     answer; samples of one question differ in a parameter, as `seed`."""
 
     def __post_init__(self) -> None:
-        secret = sorted(name for name in self.parameters if name.lower() in _SECRETS)
+        secret = sorted(name for name in self.parameters if name.lower() in SECRET_PARAMETERS)
         if secret:
             raise ValueError(f"request: found the parameters {', '.join(secret)}; expected none "
                              "that may hold a key")  # fmt: skip

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ _LONGEST = 2**27
 """Characters of a cell that is read back: the conversation is not cut."""
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 """What makes a spreadsheet take a cell for a formula (OWASP, CSV Injection)."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All of Unicode's category Cc but tab and line feed; they would steer a terminal."""
 
 
 def sheet(annotations: Sequence[Annotation], examples: Sequence[Example], task: Task) -> str:
@@ -26,7 +29,8 @@ def sheet(annotations: Sequence[Annotation], examples: Sequence[Example], task: 
     Filled in, it is a table of labelled texts (`loader: table`): `id: example_id`, `turns: turns`
     (or `text: text`), `label: label`, `explanation: comment`, `group: group`, `split: split`; rows
     without a label are left out there. A cell that a spreadsheet would run begins with an
-    apostrophe; the conversation stands unchanged as JSON in `turns`, the last column.
+    apostrophe, and control characters of raters show as U+FFFD; the conversation stands unchanged
+    as JSON in `turns`, the last column.
 
     Args:
         annotations: as for `queue`.
@@ -41,11 +45,12 @@ def sheet(annotations: Sequence[Annotation], examples: Sequence[Example], task: 
         example = by_id[row["example_id"]]
         turns = [{"role": turn.role, "text": turn.text} for turn in example.turns]
         known = ("example_id", "task", "disagreement", "text")
-        cells = {name: row.pop(name) for name in known} | {"label": "", "comment": ""} | row
+        cells = {name: row.pop(name) for name in known} | {"label": "", "comment": ""}
+        cells |= {name: _visible(said) for name, said in row.items()}
         cells |= {"group": example.group, "split": example.split or ""}
         cells["turns"] = json.dumps(turns, ensure_ascii=False)
         if not number:
-            writer.writerow(map(_inert, cells))
+            writer.writerow(_inert(_visible(name)) for name in cells)
         writer.writerow(map(_inert, cells.values()))
     return page.getvalue()
 
@@ -58,6 +63,10 @@ def is_untouched(content: bytes) -> bool:
     except (UnicodeDecodeError, csv.Error):
         return False
     return all(row.get("label") == row.get("comment") == "" for row in rows)
+
+
+def _visible(said: Any) -> Any:
+    return _CONTROL.sub("\ufffd", said.replace("\r\n", "\n")) if isinstance(said, str) else said
 
 
 def _inert(cell: Any) -> Any:

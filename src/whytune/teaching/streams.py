@@ -11,6 +11,9 @@ import httpcore2
 
 _KEPT = 1 << 20
 """Bytes that wait to be read, before the server is made to wait."""
+_LONGEST_HEAD = 1 << 16
+_END = b"\r\n\r\n"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Streams(httpcore2.AsyncNetworkBackend):
@@ -36,10 +39,39 @@ class Stream(httpcore2.AsyncNetworkStream):
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._begin()
+
+    def _begin(self) -> None:
+        self._head, self._last = bytearray(), b""
+        self._count = 0
+        self._chunks_end: int | None = None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """What has come, or empty at the end."""
-        return await self._reader.read(max_bytes)
+        found = await self._reader.read(max_bytes)
+        if self._chunks_end is None:
+            window = self._last + found
+            place = window.find(_LAST_CHUNK)
+            if place >= 0:
+                self._chunks_end = self._count - len(self._last) + place + len(_LAST_CHUNK)
+            self._last = window[-len(_LAST_CHUNK) + 1 :]
+        self._count += len(found)
+        if len(self._head) < _LONGEST_HEAD and _END not in self._head:
+            self._head += found
+        return found
+
+    def exact(self, length: int | None) -> bool:
+        """Whether what was read since the last call is one response and not a byte more.
+
+        A server that says more than it announced would have the rest taken for its next answer.
+
+        Args:
+            length: of the body in bytes; None: it came in chunks.
+        """
+        end = self._head.find(_END) + len(_END) + length if length is not None else self._chunks_end
+        exact = end == self._count
+        self._begin()
+        return exact
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all of it."""
