@@ -13,8 +13,9 @@ from annotate_engines import high_water_mb
 from annotate_work import SAMPLES, TASKS, Conversations
 
 from whytune.recipe_teachers import TeacherSpec
-from whytune.teaching.annotate import Board, Work, annotate
+from whytune.teaching.annotate import Work, annotate
 from whytune.teaching.answers import Answer, Ended
+from whytune.teaching.board import Board
 from whytune.teaching.endpoints import Connection, Endpoint
 from whytune.teaching.journal_writer import JournalWriter
 from whytune.teaching.purse import Purse

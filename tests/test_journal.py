@@ -658,21 +658,21 @@ print([found.answer.text for found in Journal(path).replies()])
 """
 
 
-@pytest.mark.parametrize("log", [None, b""])
-def test_a_journal_on_a_disk_that_cannot_be_written_is_read(log: bytes | None) -> None:
+@pytest.mark.parametrize("rest", [{}, {"-wal": 0}, {"-shm": 32_768}, {"-wal": 0, "-shm": 32_768}])
+def test_a_journal_on_a_disk_that_cannot_be_written_is_read(rest: dict[str, int]) -> None:
     # Not in pytest's own folder, which another user may not enter.
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "journal.sqlite"
         with JournalWriter(path) as journal:
             write(journal, asked(), REPLIED)
-        if log is not None:
-            path.with_name("journal.sqlite-wal").write_bytes(log)
+        for end, size in rest.items():
+            path.with_name(f"{path.name}{end}").write_bytes(bytes(size))
         os.chmod(place, 0o555)
         done = subprocess.run([sys.executable, "-c", LOCKED, str(path)],
                               capture_output=True, text=True, timeout=60)  # fmt: skip
         os.chmod(place, 0o755)
         assert (done.returncode, done.stdout) == (0, f"{[REPLIED.text]}\n"), done.stderr
-        assert len(os.listdir(place)) == 2 + (log is not None), "nothing was made beside it"
+        assert len(os.listdir(place)) == 2 + len(rest), "nothing was made beside it"
 
 
 @pytest.mark.parametrize(
@@ -680,6 +680,7 @@ def test_a_journal_on_a_disk_that_cannot_be_written_is_read(log: bytes | None) -
     [
         ("ro", False, {}, True),
         ("ro", False, {"-wal": b""}, True),
+        ("ro", False, {"-shm": b"left behind"}, True),
         ("ro", False, {"-wal": b"waits"}, False),
         ("ro", False, {"-wal": b"", "-shm": b"somebody writes"}, False),
         ("ro", True, {}, False),

@@ -486,10 +486,10 @@ evidence: {{bootstrap: 100, baselines: [prior]}}
 
 def merge(folder: Path, text: str, **names: Any) -> tuple[str, dict[str, Any]]:
     """What the command prints, and its JSON."""
-    (folder / "r.yaml").write_text(text.format(**names), encoding="utf-8")
+    (folder / "ask.yaml").write_text(text.format(**names), encoding="utf-8")
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(sys, "argv", ["whytune", "merge", "r.yaml", "--json"])
+        patch.setattr(sys, "argv", ["whytune", "merge", "ask.yaml", "--json"])
         patch.chdir(folder)
         with pytest.raises(SystemExit) as end:
             cli.main()

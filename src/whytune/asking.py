@@ -22,7 +22,8 @@ from whytune.recipe import Recipe
 from whytune.recipe_teachers import TeacherSpec
 from whytune.records import Outcome
 from whytune.teaching import ensemble, journal_join
-from whytune.teaching.annotate import Account, Board, Work, annotate, concurrency, settled
+from whytune.teaching.annotate import Account, Work, annotate, concurrency, settled
+from whytune.teaching.board import Board
 from whytune.teaching.endpoints import Connection, Endpoint
 from whytune.teaching.ensemble import About
 from whytune.teaching.estimates import Estimate

@@ -115,10 +115,11 @@ def merged(row: dict[str, Any], not_asked: Iterable[str]) -> None:
                        for name, a in row["alphas"].items()))  # fmt: skip
     # Scores that agree may be right: then raters share less of their errors than it seems.
     least = "at least " if row["effective_of"] == "scores" else ""
-    if not math.isnan(row["effective_number"]):
-        line(f"  shared errors: {row['raters']} raters (a teacher with a prompt) count for {least}"
-             f"{_number(row['effective_number'])} independent ones, {len(row['teachers'])} teachers "
-             f"for {least}{_number(row['effective_teachers'])}")  # fmt: skip
+    counted = ((row["raters"], "raters (a teacher with a prompt)", row["effective_number"]),
+               (len(row["teachers"]), "teachers", row["effective_teachers"]))  # fmt: skip
+    for count, what, number in counted:
+        if count > 1 and not math.isnan(number):
+            line(f"  shared errors: {count} {what} count for {least}{number:.3f} independent ones")
     for missing in not_asked:
         line(f"  {missing}")
     kept = " (filled in, so left as it was)" if row["review_kept"] else ""

@@ -15,7 +15,8 @@ from whytune.recipe import Recipe
 from whytune.recipe_teachers import TeacherSpec
 from whytune.records import Example
 from whytune.teaching import journal_join
-from whytune.teaching.annotate import Board, Work, annotate
+from whytune.teaching.annotate import Work, annotate
+from whytune.teaching.board import Board
 from whytune.teaching.fence import fenced
 from whytune.teaching.journal import Journal
 from whytune.teaching.journal_writer import JournalWriter

@@ -5,14 +5,14 @@ Every teacher has a flow of its own; all of them share the journal and the purse
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from whytune.errors import TeachingError, WorkError
-from whytune.progress import Advance
 from whytune.recipe_teachers import TeacherSpec
 from whytune.records import Outcome
 from whytune.teaching.answers import Answer, Ended
+from whytune.teaching.board import Board
 from whytune.teaching.bridge import Bridge
 from whytune.teaching.calls import Call, Fate, Figures
 from whytune.teaching.estimates import Estimate
@@ -86,7 +86,7 @@ def settled(questions: Questions, journal: Journal, reasks: int) -> Counter[Outc
 
 
 async def annotate(
-    works: Sequence[Work], journal: JournalWriter, *, purse: Purse, board: "Board",
+    works: Sequence[Work], journal: JournalWriter, *, purse: Purse, board: Board,
     policy: Policy | None = None,
 ) -> dict[str, Account]:  # fmt: skip
     """Ask every teacher what it was not asked yet, all at the same time.
@@ -130,59 +130,11 @@ async def annotate(
     return {work.name: task.result() for work, task in zip(works, tasks, strict=True)}
 
 
-async def _beat(board: "Board", askings: Sequence["_Asking"]) -> None:
+async def _beat(board: Board, askings: Sequence["_Asking"]) -> None:
     """Says now and then that work goes on, and what holds it up."""
     while True:
         await asyncio.sleep(BEAT)
         board.beat([asking.figures for asking in askings if asking.figures is not None])
-
-
-class Board:
-    """Shows how far all teachers are together.
-
-    Args:
-        advance: of `progress.Progress.work`, in questions.
-        say: prints a line.
-    """
-
-    def __init__(self, advance: Advance, say: Callable[[str], None] = lambda _: None) -> None:
-        self._advance, self.say = advance, say
-        self.cached = self.unreadable = self.given_up = self.tokens = 0
-        self.spent = 0.0
-        self._held_up = ""
-
-    def found(self) -> None:
-        """A question is settled already."""
-        self.cached += 1
-        self._show(1)
-
-    def answered(self, answer: Answer, cost: float | None, *, settles: bool) -> None:
-        """A send ended."""
-        self.tokens += (answer.tokens_in or 0) + (answer.tokens_out or 0)
-        self.spent += cost or 0.0
-        self._show(int(settles))
-
-    def beat(self, figures: Sequence[Figures]) -> None:
-        """Nothing may have ended for a while: what is under way, and what went wrong so far."""
-        kinds = ("in_flight", "waiting", "rate_limited", "server_errors", "timeouts", "connections")
-        words = ("in flight", "to be sent again", "refused for now (429)", "server errors",
-                 "timeouts", "lost connections")  # fmt: skip
-        counts = [sum(getattr(own, kind) for own in figures) for kind in kinds]
-        self._held_up = ", ".join(
-            f"{count} {word}" for count, word in zip(counts, words, strict=True) if count
-        )
-        self._show(0)
-
-    def _show(self, count: int) -> None:
-        parts = [
-            f"{self.cached} from the journal" if self.cached else "",
-            f"{self.unreadable} unreadable" if self.unreadable else "",
-            f"{self.given_up} given up" if self.given_up else "",
-            f"{self.tokens / 1000:.0f}k tokens" if self.tokens else "",
-            f"${self.spent:.4f}" if self.spent else "",
-            self._held_up,
-        ]
-        self._advance(count, ", ".join(part for part in parts if part))
 
 
 class _Asking:
@@ -284,7 +236,8 @@ class _Asking:
         self._account.tokens_in += answer.tokens_in or 0
         self._account.tokens_out += answer.tokens_out or 0
         self._account.cost += cost or 0.0
-        self._account.unpriced += cost is None and answer.ended in PERHAPS_PAID
+        if self._work.spec.price is not None:
+            self._account.unpriced += cost is None and answer.ended in PERHAPS_PAID
         self._account.cut += answer.cut
         self._board.given_up += fate is Fate.DEAD
         self._read(call.body, answer, fate)

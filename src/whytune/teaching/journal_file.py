@@ -43,13 +43,14 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 def _uri(path: Path, mode: str) -> str:
     """How SQLite is to open a journal."""
     found = f"{path.absolute().as_uri()}?mode={mode}"
-    # To read, too, SQLite makes a -shm beside the file. Where it cannot, the file alone is enough,
-    # if nothing waits in a log and nobody writes (who does has a -shm there).
     real = path.resolve()
+    if mode != "ro" or os.access(real.parent, os.W_OK):
+        return found
+    # To read, too, SQLite makes a log and a -shm beside the file. Where it cannot, the file alone
+    # is enough, if nothing waits in a log and nobody writes (who does has both there).
     log, shared = (real.with_name(f"{real.name}{end}") for end in ("-wal", "-shm"))
-    still = not shared.exists() and not (log.exists() and log.stat().st_size)
-    alone = mode == "ro" and still and not os.access(real.parent, os.W_OK)
-    return f"{found}&immutable=1" if alone else found
+    still = not log.exists() or not (log.stat().st_size or shared.exists())
+    return f"{found}&immutable=1" if still else found
 
 
 def create(path: Path) -> None:
