@@ -124,7 +124,7 @@ def server() -> Iterator[Server]:
 def written(folder: Path, server: Server | None, more: str = "") -> Path:
     url = "http://127.0.0.1:9/v1" if server is None else server.url
     common = f"url: {url}\n    concurrency: {2 * IN_FLIGHT}\n    {more}"
-    path = folder / "recipe.yaml"
+    path = folder / "shared-out.yaml"
     path.write_text(RECIPE.format(common=common))
     return path
 
@@ -140,8 +140,8 @@ def annotate(recipe: Path, address: str, *arguments: str, on: str = "ray") -> su
 def ended(running: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
     out, err = running.communicate(timeout=80)
     # Without a result, Ray may have had the last word.
-    found = json.loads(out.splitlines()[-1]) if running.returncode == 0 else {}
-    return running.returncode, found, err
+    last = out.splitlines()[-1] if out else ""
+    return running.returncode, json.loads(last) if last.startswith("{") else {}, err
 
 
 def wait_for(what: Any, seconds: float = 60.0) -> None:
