@@ -227,7 +227,8 @@ def _check_journal(recipe: Recipe, server: Server) -> None:
     assert sum(found.attempts for found in journal.counts()) == requests
     cut_off = list(journal.in_flight())
     again = server.asked.total() - len(server.asked)
-    assert 0 < again <= len(cut_off) <= IN_FLIGHT
+    # Sent, or answered and not yet on the disk: as many again.
+    assert 0 < again <= len(cut_off) <= 2 * IN_FLIGHT
     assert server.most <= 2 * IN_FLIGHT * 2
     print(f"{again} requests asked again, {len(cut_off)} cut off, of {requests}")  # noqa: T201
 
@@ -272,7 +273,7 @@ def test_a_budget_is_shared_out_and_never_passed(
     assert votes["account"]["cost"] == pytest.approx(spent)
     # A send is set aside at up to fifteen times what it costs here; one shard's share is not enough
     # for many, but what they leave goes on in one.
-    assert budget / 2 < spent <= budget
+    assert budget / 4 < spent <= budget
 
 
 def test_what_is_wrong_with_a_server_is_told_as_without_ray(nodes: Any, tmp_path: Path) -> None:
