@@ -42,9 +42,9 @@ def bundles(chosen: list[Conversation]) -> list[Any]:
 
 def token_nll(who: Any, some: list[Any]) -> Tensor:
     """Negative log-likelihoods (nats) of all supervised tokens, in one forward pass."""
-    from whytune.student import train
+    from whytune.student.objective import token_nll
 
-    return train.token_nll(who, some)
+    return token_nll(who, some)
 
 
 def passes(some: list[Any]) -> list[list[Any]]:

@@ -181,7 +181,7 @@ def test_the_command_asks_all_and_never_twice(server: Server, write: Callable[..
     (material_,) = material.gather(load(path)).values()
     assert len(material_.annotations) == 40
     assert all(verdict.votes == 2 for verdict in material_.verdicts.values())
-    assert {lesson.label for lesson in material_.lessons["why"]} <= set("12345")
+    assert {lesson.label for lesson in material_.lessons("why", 0)} <= set("12345")
 
 
 def test_only_what_is_new_is_asked(server: Server, write: Callable[..., Path]) -> None:

@@ -23,11 +23,12 @@ from whytune.student.bundle import (
     separate_logits,
 )
 from whytune.student.encode import Branch, Bundle, Ids
+from whytune.student.generating import generate
 from whytune.student.head import WideHead
 from whytune.student.models import Student
-from whytune.student.predict import LabelTree, generate, predict, score
+from whytune.student.objective import token_nll
+from whytune.student.predict import LabelTree, predict, score
 from whytune.student.targets import Part
-from whytune.student.train import token_nll
 
 Students = Callable[..., Student]
 # GPT-2 keeps its weights the other way round, which peft sees and says.

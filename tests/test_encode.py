@@ -71,8 +71,11 @@ def test_supervised_tokens_are_label_explanation_and_frame_and_nothing_else(
     found = {part: text for part, (text, _) in parts(encoder, bundle).items()}
     explained = layout is not Layout.LABEL
     assert found[Part.LABEL] == "good"
-    assert found[Part.EXPLANATION] == ("because it says so" if explained else "")
-    assert found[Part.FRAME] == ("\n<|im_end|>" if explained else "<|im_end|>")
+    halved = layout is Layout.BOTH_SIDES
+    # Halves are joined by no token.
+    why = "because itsays so" if halved else "because it says so"
+    assert found[Part.EXPLANATION] == (why if explained else "")
+    assert found[Part.FRAME] == "\n" * (explained + halved) + "<|im_end|>"
     (branch,) = bundle.branches
     assert branch.ids[-1] == encoder.end
     target = [p for p in branch.parts if p is not Part.PROMPT]
@@ -250,6 +253,11 @@ def test_the_audit_refuses_an_explanation_that_does_not_come_back(
     )
     with pytest.raises(EncodingError, match="supervised explanation tokens read 'because it says"):
         audit(encoder, [lesson(Layout.LABEL_EXPLANATION)], [_task()])
+    # Either half is proved.
+    for why in ("because it", "it says because it"):
+        with pytest.raises(EncodingError, match="supervised explanation tokens read"):
+            audit(encoder, [lesson(Layout.BOTH_SIDES, why)], [_task()])
+    audit(encoder, [lesson(Layout.BOTH_SIDES, "it says")], [_task()])
 
 
 TEMPLATES = {

@@ -66,7 +66,7 @@ def test_the_own_table_is_read_as_its_recipe_says(tmp_path: Path) -> None:
     assert written["tasks"][0]["kind"] == by_hand["tasks"][0]["kind"]
     assert written["model"] == by_hand["model"]
     material = taught(found)
-    assert set(material.lessons) == {"label", "why"}
+    assert set(material.arms) == {"label", "why"}
     assert len(material.corpus.examples) == 24
     assert any("24 rows with 3 columns" in line for line in found.saw)
 
@@ -137,7 +137,7 @@ def test_conversations(tmp_path: Path) -> None:
     assert any("no column is called an explanation" in line for line in found.unsure)
     material = taught(found)
     assert [turn.role for turn in material.corpus.examples[0].turns] == ["user", "assistant"]
-    assert list(material.lessons) == ["label"]
+    assert list(material.arms) == ["label"]
     assert sum(e.split == "test" for e in material.corpus.examples) == 12
 
 

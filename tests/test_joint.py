@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from whytune import pipeline, recipe_file, run_folder, store
+from whytune import pipeline, recipe_file, run_folder, store, taught
 from whytune.errors import RecipeError
 from whytune.material import Material, conversations, gather
 from whytune.progress import Advance, Progress
@@ -125,7 +125,7 @@ def test_a_joint_run_tells_its_tasks_apart(
         for material in materials:
             own = found["tasks"][material.task.name]
             assert own["labels"] == list(material.task.label_names)
-            assert own["lessons"] == len(material.lessons["label"])
+            assert own["lessons"] == len(material.lessons("label", 0))
         assert found["lessons"] == sum(own["lessons"] for own in found["tasks"].values()) == 16
         assert found["conversations"] == 8
         assert found["eval_split"] == "validation"
@@ -140,7 +140,8 @@ def test_a_conversation_is_read_once_for_all_its_questions(
 ) -> None:
     found = facts(studied[0] / "runs" / RUNS[1])
     student = models.load(models.find(recipe.model), recipe.prompt, recipe.train)
-    bundles = pipeline.encode(student, materials, "why")
+    cell = Cell(corpus="starter", tasks=TASKS, arm="why", seed=0)
+    bundles = taught.lessons(recipe, cell, materials, student)
     assert [len(bundle.branches) for bundle in bundles] == [2] * 8
     prefixes = sum(len(bundle.prefix) for bundle in bundles)
     branches = sum(len(branch.ids) for bundle in bundles for branch in bundle.branches)
@@ -210,8 +211,8 @@ def test_what_one_task_cannot_teach_is_taught_on_the_other_alone(
     materials: list[Material],
 ) -> None:
     first, second = materials
-    short = replace(first, lessons={"why": first.lessons["why"][1:]})
-    found = conversations([short, second], "why")
+    short = replace(first, told=first.told[1:])
+    found = conversations([short, second], "why", 0)
     assert [len(lessons) for lessons in found] == [1, *[2] * 7]
     assert {lesson.task.name for lesson in found[0]} == {"on_topic"}
     for lessons in found:

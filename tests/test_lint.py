@@ -22,6 +22,7 @@ from whytune.progress import Progress
 from whytune.records import Example, Kind, Split, Turn
 from whytune.study import check, check_tables
 from whytune.study.findings import Sheet
+from whytune.teaching import vocabulary
 
 WORDS = st.sampled_from("alpha beta gamma delta".split(" "))  # noqa: SIM905
 TEXTS = st.lists(WORDS, min_size=1, max_size=8).map(" ".join)
@@ -189,7 +190,7 @@ def test_languages_are_told_and_short_texts_left_alone() -> None:
      ("“passage’s”", True), ("—", False), ("COVID-19,", True)],
 )  # fmt: skip
 def test_stopwords(word: str, meaning: bool) -> None:
-    assert words.means_something(words.bare(word)) is meaning
+    assert vocabulary.means_something(vocabulary.bare(word)) is meaning
 
 
 EXPLANATIONS = st.lists(

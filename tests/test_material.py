@@ -72,12 +72,12 @@ def test_every_readable_reply_is_a_lesson_with_its_own_label_and_reason(
         assert material.scores is not None
         taught = Counter(
             (x.example.id, x.label, x.explanation, score)
-            for x, score in zip(material.lessons["why"], material.scores, strict=True)
+            for x, score in zip(material.lessons("why", 0), material.scores, strict=True)
         )
         assert taught == said
         assert taught.total() > 8 * len(training)
-        assert [(x.example.id, x.label) for x in material.lessons["label"]] == [
-            (x.example.id, x.label) for x in material.lessons["why"]
+        assert [(x.example.id, x.label) for x in material.lessons("label", 0)] == [
+            (x.example.id, x.label) for x in material.lessons("why", 0)
         ]
 
 
@@ -87,19 +87,19 @@ def test_what_is_measured_against_does_not_change(
     for one, other in zip(raters, merged, strict=True):
         assert one.references == other.references
         assert one.verdicts == other.verdicts
-        assert len(one.lessons["why"]) > len(other.lessons["why"])
+        assert len(one.lessons("why", 0)) > len(other.lessons("why", 0))
 
 
 def test_the_score_of_a_merged_lesson_is_the_verdicts(merged: list[Material]) -> None:
     for material in merged:
-        assert material.scores == tuple(
-            material.verdicts[lesson.example.id].score for lesson in material.lessons["label"]
-        )
+        assert material.scores == [
+            material.verdicts[lesson.example.id].score for lesson in material.lessons("label", 0)
+        ]
 
 
 def test_a_conversation_carries_all_its_lessons(raters: list[Material]) -> None:
-    found = conversations(raters, "why")
-    assert sum(map(len, found)) == sum(len(material.lessons["why"]) for material in raters)
+    found = conversations(raters, "why", 0)
+    assert sum(map(len, found)) == sum(len(material.lessons("why", 0)) for material in raters)
     assert [lessons[0].example.id for lessons in found] == [
         e.id for e in raters[0].corpus.examples if e.split is Split.TRAIN
     ]
@@ -128,10 +128,10 @@ def table(tmp_path: Path) -> Recipe:
 
 def test_a_reply_without_a_reason_is_left_out_of_all_arms_and_counted(table: Recipe) -> None:
     (material,) = gather(table).values()
-    assert sorted((x.label, x.explanation) for x in material.lessons["why"]) == [
+    assert sorted((x.label, x.explanation) for x in material.lessons("why", 0)) == [
         ("glad", "I like rain."), ("sad", "It hurts."), ("sad", "No sun."),
     ]  # fmt: skip
-    assert len(material.lessons["label"]) == 3
+    assert len(material.lessons("label", 0)) == 3
     assert material.scores is None
     assert list(left_out(table, material)) == [
         ("1 replies about training examples", "no explanation")
@@ -166,7 +166,8 @@ def test_a_corpus_that_nobody_has_answered_about_is_taken_in_when_asked(tmp_path
     with pytest.raises(TeachingError, match="no annotations"):
         gather(recipe)
     (material,) = gather(recipe, untaught=True).values()
-    assert material.lessons == {"label": ()}
+    assert not material.told
+    assert not material.lessons("label", 0)
     assert (material.references, material.reference) == ({}, "none")
     assert len(material.corpus.examples) == 6
 
@@ -182,6 +183,7 @@ def test_a_golden_set_is_taken_in_when_asked(tmp_path: Path) -> None:
     with pytest.raises(TeachingError, match="no example can be taught"):
         gather(golden)
     (material,) = gather(golden, untaught=True).values()
-    assert material.lessons == {"why": (), "label": ()}
+    assert not material.told
+    assert not material.lessons("why", 0)
     assert material.reference == "gold"
     assert {r.label for r in material.references.values()} == {"sad", "glad"}

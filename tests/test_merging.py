@@ -85,7 +85,7 @@ def material(
     verdicts = {v.example_id: v for v in merge.merge(votes, task, 0)}
     return Material(
         corpus=Corpus(name="mine", examples=tuple(examples), replies=came), task=task,
-        annotations=tuple(votes), verdicts=verdicts, lessons={}, scores=None, dropped={},
+        annotations=tuple(votes), verdicts=verdicts, arms={}, told=(), dropped={},
         references={}, reference="none",
     )  # fmt: skip
 

@@ -16,8 +16,9 @@ from whytune.records import Example, Layout, Lesson, Prediction, Task
 from whytune.student import models
 from whytune.student.encode import Bundle, audit
 from whytune.student.models import Base, Student
+from whytune.student.objective import token_nll
 from whytune.student.predict import predict
-from whytune.student.train import token_nll, train
+from whytune.student.train import train
 
 Students = Callable[..., Student]
 

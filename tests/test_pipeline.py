@@ -177,7 +177,7 @@ def test_a_student_is_asked_what_it_was_taught(
     runs: dict[str, Path], recipe: Recipe, material: Material
 ) -> None:
     for arm in ("label", "why"):
-        taught = material.lessons[arm]
+        taught = material.lessons(arm, 0)
         learned = facts(runs[arm])["learned"]["naturalness"]
         base = models.load(models.find(recipe.model), recipe.prompt, recipe.train)
         answers = pipeline.ask(
@@ -259,10 +259,9 @@ def test_a_folder_of_another_student_or_other_data_is_refused(
     for other in (cell("label"), cell("why", seed=1)):
         with pytest.raises(FolderError, match="another recipe"):
             run_folder.finished(recipe, other, [material], runs["why"])
-    taught = material.lessons["why"]
-    explained = replace(
-        material, lessons={"why": (replace(taught[0], explanation="x"), *taught[1:])}
-    )
+    first, *rest = material.told
+    verdict = replace(first.verdict, assessment="x")
+    explained = replace(material, told=(replace(first, verdict=verdict), *rest))
     held_out = replace(material, references=dict(list(material.references.items())[1:]))
     for elsewhere in (explained, held_out):
         with pytest.raises(FolderError, match="other data"):

@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,9 +12,12 @@ from safetensors.torch import load_file
 
 from whytune.records import Example, Kind, Label, Layout, Outcome, Prediction, Task
 from whytune.student import models, predict
+from whytune.student.draws import seed_of
 from whytune.student.encode import Ids
+from whytune.student.generating import generate
 from whytune.student.models import Student
-from whytune.student.predict import LabelTree, generate, prediction, score
+from whytune.student.predict import LabelTree, prediction, score
+from whytune.student.targets import EXPLAINS_FIRST
 
 Students = Callable[..., Student]
 FAMILIES = ["llama", "llama-tied", "qwen2", "gemma2", "mistral", "gpt2"]
@@ -138,14 +142,15 @@ def test_a_tie_goes_to_the_first_label_in_the_tasks_order(task: Task) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("samples", [1, 2])
 @pytest.mark.parametrize("layout", Layout)
 def test_logits_that_are_no_numbers_give_no_label(
-    bad: float, layout: Layout, student: Students, examples: list[Example], task: Task,
-    broken: Callable[..., Any],
+    bad: float, layout: Layout, samples: int, student: Students, examples: list[Example],
+    task: Task, broken: Callable[..., Any],
 ) -> None:  # fmt: skip
     made = student()
     with broken(made.model, lambda found: torch.full_like(found, bad)):
-        answers = ask(made, examples[:3], task, layout, max_new_tokens=2)
+        answers = ask(made, examples[:3], task, layout, max_new_tokens=2, samples=samples)
     for answer in answers:
         assert (answer.outcome, answer.label, answer.log_probs) == (Outcome.UNREADABLE, None, {})
         assert answer.expected is None
@@ -176,12 +181,13 @@ def greedy(student: Student, prompt: Ids, longest: int, ends: set[int]) -> Ids:
     return written
 
 
+@pytest.mark.parametrize("layout", sorted(EXPLAINS_FIRST))
 def test_a_student_that_explains_first_is_scored_after_its_own_words(
-    student: Students, examples: list[Example], task: Task
+    layout: Layout, student: Students, examples: list[Example], task: Task
 ) -> None:
     made = student()
     encoder = made.encoder
-    found = ask(made, examples[:3], task, Layout.EXPLANATION_LABEL, max_new_tokens=6)
+    found = ask(made, examples[:3], task, layout, max_new_tokens=6)
     labels = encoder.labels(task)
     ends = {encoder.end, encoder.separator[0]}
     exact = student()
@@ -209,6 +215,152 @@ def test_an_explanation_after_the_label_follows_the_label_given(
         begun = prompt + made.encoder.labels(task)[answer.label] + made.encoder.separator
         words = greedy(made, begun, 6, {made.encoder.end})
         assert answer.explanation == made.encoder.decode(words)
+
+
+def test_the_second_half_of_an_explanation_follows_the_label_given(
+    student: Students, examples: list[Example], task: Task
+) -> None:
+    made, layout = student(), Layout.BOTH_SIDES
+    encoder = made.encoder
+    plain = ask(made, examples[:4], task, layout, max_new_tokens=6)
+    found = ask(made, examples[:4], task, layout, explain=True, max_new_tokens=6)
+    assert_same(found, plain)
+    for example, first, both in zip(examples, plain, found, strict=False):
+        assert both.label is not None
+        prompt = prompt_ids(made, example, task)
+        half = greedy(made, prompt, 6, {encoder.end, encoder.separator[0]})
+        assert first.explanation == encoder.decode(half)
+        label = encoder.labels(task)[both.label]
+        begun = prompt + half + encoder.separator + label + encoder.separator
+        other = encoder.decode(greedy(made, begun, 6, {encoder.end}))
+        assert first.explanation
+        assert other
+        assert both.explanation == f"{first.explanation} {other}"
+
+
+def drawn(
+    student: Student, prompt: Ids, longest: int, ends: set[int], seed: int, temperature: float
+) -> Ids:
+    """Tokens drawn with numpy, one whole forward pass after the other."""
+    numbers = torch.rand(
+        longest, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    written: Ids = ()
+    for number in numbers.tolist():
+        with torch.no_grad():
+            found = student.model(input_ids=torch.tensor([prompt + written])).logits[0, -1]
+        odds = np.exp(found.double().numpy() / temperature)
+        token = int(np.searchsorted(np.cumsum(odds) / odds.sum(), number, side="right"))
+        if token in ends:
+            break
+        written += (token,)
+    return written
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("layout", sorted(EXPLAINS_FIRST))
+def test_several_reasons_are_averaged_as_if_each_were_read_alone(
+    family: str, layout: Layout, student: Students, examples: list[Example], task: Task,
+    single_task: Task,
+) -> None:  # fmt: skip
+    made, exact, tasks = student(family), student(family), [task, single_task]
+    encoder, seeds = made.encoder, set()
+    found = predict.predict(
+        made, examples[:3], tasks, layout, batch_size=4, max_new_tokens=5, samples=3,
+        temperature=0.9, seed=11,
+    )  # fmt: skip
+    ends = {encoder.end, encoder.separator[0]}
+    for asked in tasks:
+        for example, answer in zip(examples, found[asked.name], strict=False):
+            prompt = prompt_ids(made, example, asked)
+            ways = []
+            for number in range(3):
+                seeds.add(own := seed_of(11, example.id, asked.name, number))
+                ways.append(drawn(made, prompt, 5, ends, own, 0.9))
+            probs = {
+                name: [math.exp(oracle(exact, prompt + words + encoder.separator, ids))
+                       for words in ways]
+                for name, ids in encoder.labels(asked).items()
+            }  # fmt: skip
+            expected = {name: math.log(math.fsum(own) / 3) for name, own in probs.items()}
+            assert answer.log_probs == pytest.approx(expected, abs=1e-5)
+            assert answer.label == max(expected, key=lambda name: expected[name])
+            best = max(range(3), key=lambda way: probs[answer.label or ""][way])
+            assert answer.explanation == encoder.decode(ways[best])
+            assert len(set(ways)) > 1
+    assert len(seeds) == 2 * 3 * 3
+
+
+@pytest.mark.parametrize("layout", sorted(EXPLAINS_FIRST))
+def test_drawn_reasons_depend_on_the_seed_and_on_nothing_beside_it(
+    layout: Layout, student: Students, examples: list[Example], task: Task
+) -> None:
+    made = student()
+
+    def answers(which: Sequence[Example], batch_size: int, seed: int = 5) -> list[Prediction]:
+        return ask(made, which, task, layout, batch_size, max_new_tokens=6, explain=True,
+                   samples=3, seed=seed)  # fmt: skip
+
+    expected = answers(examples, 4)
+    for batch_size in (1, 2, 16):  # fewer and more than the samples
+        found = answers(examples, batch_size)
+        assert_same(found, expected)
+        assert [p.explanation for p in found] == [p.explanation for p in expected]
+    assert_same(answers(examples[7:3:-1], 4), expected[7:3:-1])
+    other = answers(examples, 4, seed=6)
+    assert all(a.explanation != b.explanation for a, b in zip(other, expected, strict=True))
+
+
+@pytest.mark.parametrize(("samples", "batch_size", "rows"), [(5, 2, 2), (2, 4, 4), (3, 4, 3)])
+def test_no_more_reasons_are_written_at_a_time_than_the_batch_size(
+    samples: int, batch_size: int, rows: int, student: Students, examples: list[Example], task: Task
+) -> None:
+    made, seen = student(), list[int]()
+    handle = made.model.register_forward_pre_hook(
+        lambda _, __, given: seen.append(len(given["input_ids"])), with_kwargs=True
+    )
+    ask(made, examples[:4], task, Layout.EXPLANATION_LABEL, batch_size, max_new_tokens=2,
+        samples=samples)  # fmt: skip
+    handle.remove()
+    assert max(seen) == rows
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_one_reason_is_not_drawn_and_who_labels_first_draws_none(
+    layout: Layout, student: Students, examples: list[Example], task: Task
+) -> None:
+    made, seen = student(), list[int]()
+    samples = 1 if layout in EXPLAINS_FIRST else 3
+    plain = ask(made, examples[:4], task, layout, explain=True, max_new_tokens=5)
+    found = ask(made, examples[:4], task, layout, explain=True, max_new_tokens=5, samples=samples,
+                temperature=3.0, seed=9, advance=seen.append)  # fmt: skip
+    assert found == plain
+    assert seen == [4]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("layout", sorted(EXPLAINS_FIRST))
+@pytest.mark.parametrize("only", ["end", "separator", "word"])
+def test_a_label_is_read_after_any_reason(
+    only: str, layout: Layout, samples: int, student: Students, examples: list[Example],
+    task: Task, broken: Callable[..., Any],
+) -> None:  # fmt: skip
+    made = student()
+    word = made.encoder.text_ids("because")
+    token = {"end": made.encoder.end, "separator": made.encoder.separator[0], "word": word[0]}[only]
+
+    def likely(found: torch.Tensor) -> torch.Tensor:
+        found = found.clone()
+        found[..., token] += 100
+        return found
+
+    with broken(made.model, likely):
+        answers = ask(made, examples[:3], task, layout, max_new_tokens=4, samples=samples)
+    cut = made.encoder.decode(word[:1] * 4)
+    for answer in answers:
+        assert answer.outcome is Outcome.READ
+        assert math.fsum(answer.probs.values()) == pytest.approx(1)
+        assert answer.explanation == (cut if only == "word" else "")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from whytune import asking, recipe_file
+from whytune import asking, explaining, recipe_file
 from whytune.material import gather
 from whytune.progress import Progress
 from whytune.recipe import Recipe
@@ -19,6 +19,12 @@ from whytune.teaching.teachers import Function
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 BUNDLED = {
+    "starter-arms": [
+        *["corpora.starter.train=40", "corpora.starter.test=6"],
+        *["generator.corpora.starter.train=6", "generator.corpora.starter.test=4"],
+        *["generator.train.num_train_epochs=1", "generator.max_new_tokens=4"],
+        "train.per_device_train_batch_size=20",
+    ],
     "own-table": ["corpora.tickets.train=8"],
     "starter-raters": ["corpora.starter.train=8", "corpora.starter.test=6"],
     "starter-three-tasks": ["corpora.starter.train=8", "corpora.starter.test=6"],
@@ -33,7 +39,9 @@ QUICK = ["train.num_train_epochs=1", "seeds=[0]", "prompt.max_length=256", "pred
 
 
 def test_every_recipe_is_known_here() -> None:
-    assert [path.stem for path in RECIPES] == sorted([*BUNDLED, *ASKING, "feedbackqa-small"])
+    assert [path.stem for path in RECIPES] == sorted(
+        [*BUNDLED, *ASKING, "arms-esnli", "feedbackqa-small", "two-stage-emotion"]
+    )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -45,7 +53,7 @@ def test_a_recipe_is_sound_and_explains_itself(path: Path) -> None:
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_recipe_runs(name: str, tiny_folder: Path, tmp_path: Path) -> None:
-    overrides = [f"model={tiny_folder}", *QUICK, *BUNDLED[name]]
+    overrides = [f"model={tiny_folder}", *QUICK, *BUNDLED[name], f"reasons={tmp_path}/reasons"]
     _runs(recipe_file.load(FOLDER / f"{name}.yaml", overrides), tmp_path)
 
 
@@ -79,12 +87,28 @@ def _runs(recipe: Recipe, folder: Path) -> None:
     assert {row["scorecard"]["n"] for row in arms} == {row["scorecard"]["n"] for row in arms[:1]}
 
 
+def test_stage_one_of_the_two_stage_recipe_runs(tiny_folder: Path, tmp_path: Path) -> None:
+    small = ["corpora.emotion.train=12", "corpora.emotion.test=8",
+             "generator.corpora.flan_cot.train=8", "generator.corpora.flan_cot.test=4",
+             "generator.max_new_tokens=4"]  # fmt: skip
+    recipe = recipe_file.load(
+        FOLDER / "two-stage-emotion.yaml",
+        [f"model={tiny_folder}", f"reasons={tmp_path / 'reasons'}", *small],
+    )
+    assert recipe.generator is not None
+    for spec in (*recipe.corpora.values(), *recipe.generator.corpora.values()):
+        if not Path(spec.path or "").exists():
+            pytest.skip(f"{spec.path} is not here; docs/corpora.md says how to get it")
+    found = explaining.explain(recipe, Progress(quiet=True))
+    assert [(row.corpus, row.reasons, row.written) for row in found.counts] == [("emotion", 12, 12)]
+
+
 def test_the_arms_of_the_starter_recipe_say_different_things() -> None:
     recipe = recipe_file.load(FOLDER / "starter-three-tasks.yaml")
     for material in gather(recipe).values():
         said = {
             (str(own[0].layout), *(lesson.explanation for lesson in own))
-            for own in material.lessons.values()
+            for own in [material.lessons(arm, 0) for arm in recipe.arms]
         }
         assert len(said) == len(recipe.arms) == 5
 
@@ -97,7 +121,7 @@ def test_the_table_has_every_label_in_both_parts() -> None:
     recipe = recipe_file.load(FOLDER / "own-table.yaml")
     (material,) = gather(recipe).values()
     names = set(material.task.label_names)
-    assert {lesson.label for lesson in material.lessons["why"]} == names
+    assert {lesson.label for lesson in material.lessons("why", 0)} == names
     held_out = material.part(Split.TEST)
     assert {material.references[example.id].label for example in held_out} == names
-    assert len(held_out) + len(material.lessons["why"]) == 24
+    assert len(held_out) + len(material.lessons("why", 0)) == 24

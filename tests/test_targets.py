@@ -27,6 +27,48 @@ def test_what_is_rendered_is_read_back(label: str, why: str, layout: Layout) -> 
     assert (answer.label, answer.explanation) == (label, why)
 
 
+words = st.lists(
+    st.text(st.characters() | st.sampled_from(BREAKS), min_size=1).filter(
+        lambda w: w.split() == [w]
+    )
+)
+
+
+@given(label=labels, words=words)
+def test_a_label_between_two_halves_is_read_back(label: str, words: list[str]) -> None:
+    why, layout = " ".join(words), Layout.BOTH_SIDES
+    target = render(label, why, layout)
+    answer = read(target.text, layout, {label, "another"})
+    assert (answer.label, answer.explanation) == (label, why)
+    first, middle, second = target.text.split("\n")
+    assert middle == label
+    assert first.split() + second.split() == words
+    assert 0 <= len(first.split()) - len(second.split()) <= 1
+
+
+def test_the_parts_of_a_label_between_two_halves() -> None:
+    target = render("good", "it says why so", Layout.BOTH_SIDES)
+    assert target.text == "it says\ngood\nwhy so"
+    assert [target.text[s.start : s.end] for s in target.explanation] == ["it says", "why so"]
+    why, frame = Part.EXPLANATION, (Part.FRAME, SEPARATOR)
+    assert target.pieces == (
+        (why, "it says"), frame, (Part.LABEL, "good"), frame, (why, "why so"),
+    )  # fmt: skip
+    assert render("good", "yes", Layout.BOTH_SIDES).text == "yes\ngood\n"
+    assert render("good", "one two three", Layout.BOTH_SIDES).text == "one two\ngood\nthree"
+
+
+@pytest.mark.parametrize("why", [" a", "a ", "a  b", "a\nb", "a\u2028b", "a\tb", "\n"])
+def test_an_explanation_that_could_not_be_halved_and_read_back_is_refused(why: str) -> None:
+    with pytest.raises(ValueError, match="expected words with single spaces between them"):
+        render("good", why, Layout.BOTH_SIDES)
+
+
+def test_an_answer_cut_off_before_its_second_half_has_the_first() -> None:
+    answer = read("it says\ngood", Layout.BOTH_SIDES, {"good"})
+    assert (answer.label, answer.explanation) == ("good", "it says")
+
+
 @given(label=labels)
 def test_a_label_alone_is_read_back(label: str) -> None:
     answer = read(render(label, None, Layout.LABEL).text, Layout.LABEL, {label})
@@ -37,8 +79,8 @@ def test_a_label_alone_is_read_back(label: str) -> None:
 def test_spans_cut_out_label_and_explanation(label: str, why: str, layout: Layout) -> None:
     target = render(label, why, layout)
     assert target.text[target.label.start : target.label.end] == label
-    assert target.explanation is not None
-    assert target.text[target.explanation.start : target.explanation.end] == why
+    (span,) = target.explanation
+    assert target.text[span.start : span.end] == why
 
 
 @given(label=labels, why=texts, layout=with_explanation)
@@ -73,7 +115,7 @@ def test_a_label_named_inside_the_explanation_is_not_read_as_the_answer() -> Non
 
 @pytest.mark.parametrize(
     ("why", "layout"),
-    [("because", Layout.LABEL), (None, Layout.LABEL_EXPLANATION), (None, Layout.EXPLANATION_LABEL)],
+    [("because", Layout.LABEL), *((None, layout) for layout in Layout if layout != Layout.LABEL)],
 )
 def test_a_layout_and_an_explanation_that_contradict_are_refused(
     why: str | None, layout: Layout

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whytune.errors import TeachingError
-from whytune.recipe import Arm
+from whytune.recipe_arms import Arm
 from whytune.records import (
     Annotation,
     Example,
@@ -303,13 +303,13 @@ def examples(count: int) -> list[Example]:
 )
 def test_the_explanation_of_an_arm(arm: dict[str, Any], expected: str | None) -> None:
     full = verdict(0, "1", assessment="one two three", confidence="quite sure")
-    assert explanations.explanation(full, Arm(**arm)) == expected
+    assert explanations.said(full, TASK, Arm(**arm)) == expected
 
 
 def test_an_explanation_that_lacks_a_part_is_none() -> None:
     half = verdict(0, "1", assessment="one")
-    assert explanations.explanation(half, Arm(explanation="both")) is None
-    assert explanations.explanation(half, Arm(explanation="confidence")) is None
+    assert explanations.said(half, TASK, Arm(explanation="both")) is None
+    assert explanations.said(half, TASK, Arm(explanation="confidence")) is None
 
 
 ARMS = {
@@ -326,20 +326,17 @@ def test_every_arm_teaches_the_same_examples() -> None:
         verdict(1, None, assessment="a1", confidence="c"),
         verdict(2, "2", assessment="a2"),
     ]
-    found = explanations.lessons(examples(5), verdicts, TASK, ARMS)
-    assert {name: [x.example.id for x in own] for name, own in found.by_arm.items()} == {
-        "label": ["e0", "e4"],
-        "why": ["e0", "e4"],
-        "first": ["e0", "e4"],
-    }
+    found = explanations.teachable(examples(5), verdicts, TASK, ARMS)
+    by_arm = {name: explanations.lessons(found.told, TASK, arm, 0) for name, arm in ARMS.items()}
+    for own in by_arm.values():
+        assert [x.example.id for x in own] == ["e0", "e4"]
     assert found.dropped == {"no explanation": 1, "no label": 1, "no verdict": 1}
-    assert [x.label for x in found.by_arm["label"]] == ["1", "5"]
-    assert {x.layout for x in found.by_arm["label"]} == {Layout.LABEL}
-    assert {x.layout for x in found.by_arm["first"]} == {Layout.EXPLANATION_LABEL}
-    assert [x.explanation for x in found.by_arm["first"]] == ["a0 x", "a4 x"]
-    assert found.scores == (None, None)
-    only_labels = explanations.lessons(examples(5), verdicts, TASK, {"label": Arm()})
-    assert len(only_labels.by_arm["label"]) == 3
+    assert [x.label for x in by_arm["label"]] == ["1", "5"]
+    assert {x.layout for x in by_arm["label"]} == {Layout.LABEL}
+    assert {x.layout for x in by_arm["first"]} == {Layout.EXPLANATION_LABEL}
+    assert [x.explanation for x in by_arm["first"]] == ["a0 x", "a4 x"]
+    only_labels = explanations.teachable(examples(5), verdicts, TASK, {"label": Arm()})
+    assert len(only_labels.told) == 3
 
 
 def test_raters_of_one_example_give_a_lesson_each() -> None:
@@ -351,25 +348,25 @@ def test_raters_of_one_example_give_a_lesson_each() -> None:
         vote("d", None, "e0"),
     ]
     arms = {"label": Arm(), "why": Arm(explanation="assessment", words=2)}
-    found = explanations.lessons(examples(3), merge.apart(votes, TASK), TASK, arms)
+    found = explanations.teachable(examples(3), merge.apart(votes, TASK), TASK, arms)
     taught = [("e0", "1"), ("e0", "3"), ("e1", "5")]
-    for own in found.by_arm.values():
-        assert [(lesson.example.id, lesson.label) for lesson in own] == taught
-    assert found.scores == (0.0, 0.4, 1.0)
-    assert [x.explanation for x in found.by_arm["why"]] == ["a scorns", "c wavers", "a says"]
+    why = explanations.lessons(found.told, TASK, arms["why"], 0)
+    assert [(lesson.example.id, lesson.label) for lesson in why] == taught
+    assert [one.verdict.score for one in found.told] == [0.0, 0.4, 1.0]
+    assert [x.explanation for x in why] == ["a scorns", "c wavers", "a says"]
     assert found.dropped == {"no explanation": 1, "no label": 1, "no verdict": 1}
-    alone = explanations.lessons(examples(2), merge.apart(votes, TASK), TASK, {"label": Arm()})
-    assert len(alone.by_arm["label"]) == 4, "without an arm that explains, nobody lacks a reason"
+    alone = explanations.teachable(examples(2), merge.apart(votes, TASK), TASK, {"label": Arm()})
+    assert len(alone.told) == 4, "without an arm that explains, nobody lacks a reason"
     same = merge.apart([vote(name, 0.5, "e0") for name in "ab"], TASK)
     with pytest.raises(TeachingError, match="all 1 train examples carry the label 3"):
-        explanations.lessons(examples(1), same, TASK, {"label": Arm()})
+        explanations.teachable(examples(1), same, TASK, {"label": Arm()})
 
 
 def test_what_cannot_be_taught() -> None:
     same = [verdict(i, "3", assessment="a") for i in range(3)]
     with pytest.raises(TeachingError, match="all 3 train examples carry the label 3"):
-        explanations.lessons(examples(3), same, TASK, {"label": Arm()})
+        explanations.teachable(examples(3), same, TASK, {"label": Arm()})
     with pytest.raises(TeachingError, match=r"arms\.sure: needs explanation confidence, but none"):
-        explanations.lessons(examples(3), same, TASK, {"sure": Arm(explanation="confidence")})
+        explanations.teachable(examples(3), same, TASK, {"sure": Arm(explanation="confidence")})
     with pytest.raises(TeachingError, match=r"no example can be taught \(2 with no verdict"):
-        explanations.lessons(examples(2), [], TASK, {"label": Arm()})
+        explanations.teachable(examples(2), [], TASK, {"label": Arm()})

@@ -13,13 +13,15 @@ from torch import Tensor
 from whytune.errors import TrainingError
 from whytune.recipe import Train
 from whytune.records import Layout, Lesson
-from whytune.student import models
+from whytune.student import checkpoint, models
 from whytune.student.bundle import Node
+from whytune.student.effort import label_share
 from whytune.student.encode import Bundle, audit
 from whytune.student.models import Student
+from whytune.student.objective import token_nll, tree
 from whytune.student.predict import predict
 from whytune.student.targets import Part
-from whytune.student.train import Trained, lesson_order, schedule, token_nll, train, tree
+from whytune.student.train import Trained, lesson_order, schedule, train
 
 Students = Callable[..., Student]
 
@@ -384,6 +386,35 @@ def test_the_learning_rate_rises_and_falls_as_the_recipe_says(
     rates = [row["learning_rate"] / settings.learning_rate for row in done.history]
     assert rates == pytest.approx([0.5, 1.0, 0.75, 0.5, 0.25, 0.0])
     assert [row["epoch"] for row in done.history] == pytest.approx([n / 3 for n in range(1, 7)])
+
+
+def test_the_share_of_the_label_is_measured_beside_its_loss(
+    taught: Callable[..., tuple[Student, Trained]], student: Students, lessons: list[Lesson]
+) -> None:
+    settings = SETTINGS.model_copy(update={"num_train_epochs": 1.0, "eval_steps": 1})
+    end, done = taught(settings=settings)
+    fresh = student(seed=3, settings=settings)
+    bundles = encoded(fresh, lessons)
+    updates = [bundles[:4], bundles[4:8], bundles[8:]]
+    assert done.label_share_at_start == label_share(fresh, updates, 2)
+    shares = [row["label_share"] for row in done.history]
+    assert shares[-1] == label_share(end, updates, 2)
+    assert len(set(shares)) == 3
+    assert done.label_share == pytest.approx(sum(shares) / 3)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_gone_on_from(
+    taught: Callable[..., tuple[Student, Trained]], tmp_path: Path
+) -> None:
+    _, done = taught(folder=tmp_path)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    del found.facts["progress"]["label_share_at_start"]
+    checkpoint.save(tmp_path, found)
+    seen: list[int] = []
+    _, again = taught(folder=tmp_path, advance=lambda step, _: seen.append(step))
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert again == done
 
 
 def test_tokens_are_counted_as_they_went_through(

@@ -140,8 +140,8 @@ def test_a_table_without_labels_is_taught_by_its_teachers(
         }
         assert got.reference == "verdict"
         assert len(got.references) == 9
-        assert all(lesson.explanation for lesson in got.lessons["why"])
-        assert len(got.lessons["why"]) == 21
+        assert all(lesson.explanation for lesson in got.lessons("why", 0))
+        assert len(got.lessons("why", 0)) == 21
 
 
 SPECS: list[tuple[dict[str, str], dict[str, Any]]] = [

@@ -234,6 +234,36 @@ def annotate(
 
 
 @app.command()
+def arms(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """What every arm will take, in tokens, operations and time, before anything runs."""
+    from whytune.study import loads
+
+    found = loads.costs(recipe_file.load(recipe, overrides or ()), Progress())
+    shown.arms(found)
+    if as_json:
+        shown.json_line({**store.plain(found), "seconds": found.seconds})
+
+
+@app.command()
+def explain(
+    recipe: RecipePath,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="The first N training examples of each corpus."),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Teach the recipe's generator, and let it say why each label is right; asks nothing twice."""
+    from whytune import explaining
+
+    found = explaining.explain(recipe_file.load(recipe, overrides or ()), Progress(), limit)
+    shown.explained(found)
+    if as_json:
+        shown.json_line(found)
+
+
+@app.command()
 def merge(
     recipe: RecipePath, out: Out = None, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:

@@ -13,6 +13,7 @@ from whytune import corpora
 from whytune.corpora import Corpus
 from whytune.errors import TeachingError
 from whytune.recipe import Recipe
+from whytune.recipe_arms import Arm
 from whytune.records import (
     Annotation,
     Example,
@@ -23,7 +24,7 @@ from whytune.records import (
     Task,
     Verdict,
 )
-from whytune.teaching import agreement, ensemble, explanations, merge
+from whytune.teaching import agreement, ensemble, explanations, merge, reasons, variants
 from whytune.teaching.journal import Journal
 
 
@@ -65,16 +66,28 @@ class Merged:
 class Material(Merged):
     """What one corpus has to teach about one task, for every arm and seed."""
 
-    lessons: Mapping[str, tuple[Lesson, ...]]
-    """Arm -> lessons; the same examples in every arm. One an example, or one a rater."""
-    scores: tuple[float, ...] | None
-    """The score behind each lesson's label, in the lessons' order; None for a nominal task."""
+    arms: Mapping[str, Arm]
+    told: tuple[explanations.Told, ...]
+    """What is taught, the same in every arm: one an example, or one a rater; empty where nothing."""
+    unwritten: int = 0
+    """Reasons that a generator has yet to write, where others stand in for them."""
     dropped: Mapping[str, int]
     """Why something is taught in no arm -> how many examples, or raters' replies."""
     references: Mapping[str, Reference]
     """Validation or test example id -> what an answer is measured against."""
     reference: str
     """`gold` (people, on test examples that have it), `verdict` (the teachers), or `none`."""
+
+    @property
+    def scores(self) -> list[float] | None:
+        """The score behind each lesson's label, in the lessons' order; None for a nominal task."""
+        if self.task.kind is Kind.NOMINAL:
+            return None
+        return [one.verdict.score for one in self.told if one.verdict.score is not None]
+
+    def lessons(self, arm: str, seed: int) -> tuple[Lesson, ...]:
+        """What an arm teaches the student of a seed, in the order of `told`."""
+        return explanations.lessons(self.told, self.task, self.arms[arm], seed)
 
     def part(self, split: Split) -> tuple[Example, ...]:
         """The examples of a split that can be measured."""
@@ -83,19 +96,20 @@ class Material(Merged):
         )
 
 
-def conversations(materials: Sequence[Material], arm: str) -> list[tuple[Lesson, ...]]:
+def conversations(materials: Sequence[Material], arm: str, seed: int) -> list[tuple[Lesson, ...]]:
     """The lessons of one student by what they are about, in the corpus's order.
 
     Args:
         materials: of one corpus, one for each task of the student.
         arm: which lessons.
+        seed: of the student.
 
     Returns:
         One tuple for each example that is taught: its lessons, task by task, rater by rater.
     """
     own: dict[str, list[Lesson]] = {e.id: [] for e in materials[0].corpus.examples}
     for material in materials:
-        for lesson in material.lessons[arm]:
+        for lesson in material.lessons(arm, seed):
             own[lesson.example.id].append(lesson)
     return [tuple(lessons) for lessons in own.values() if lessons]
 
@@ -143,13 +157,17 @@ def read(recipe: Recipe, name: str) -> tuple[Corpus, ensemble.About]:
     return corpus, ensemble.About(examples=corpus.examples, tasks=tasks, replies=corpus.replies)
 
 
-def gather(recipe: Recipe, *, untaught: bool = False) -> dict[tuple[str, str], Material]:
+def gather(
+    recipe: Recipe, *, untaught: bool = False, stand_in: bool = False
+) -> dict[tuple[str, str], Material]:
     """Read the corpora, read and merge the replies, and make every arm's lessons.
 
     Args:
         recipe: which corpora, tasks and arms.
         untaught: take in corpora that teach nothing, too: those without a training part, and those
             about which nobody has answered yet. Their lessons are empty.
+        stand_in: where the generator has yet to write a reason, one of `max_new_tokens` words stands
+            in for it.
 
     Returns:
         (corpus, task) -> material, in the recipe's order.
@@ -159,7 +177,7 @@ def gather(recipe: Recipe, *, untaught: bool = False) -> dict[tuple[str, str], M
     """
     return {
         key: _untaught(recipe, said) if untaught and _teaches_nothing(said)
-        else _material(recipe, said)
+        else _material(recipe, said, stand_in)
         for key, said in merged(recipe, unasked=untaught).items()
     }  # fmt: skip
 
@@ -206,19 +224,31 @@ def _teaches_nothing(said: Merged) -> bool:
     return not (training and said.annotations)
 
 
-def _material(recipe: Recipe, said: Merged) -> Material:
+def _material(recipe: Recipe, said: Merged, stand_in: bool) -> Material:
     training = [e for e in said.corpus.examples if e.split is Split.TRAIN]
     taught_from = (
         list(said.verdicts.values())
         if recipe.lessons == "verdict"
         else merge.apart(said.annotations, said.task)
     )
-    taught = explanations.lessons(training, taught_from, said.task, recipe.arms)
+    written = _generated(recipe, said)
+    unwritten = {(v.example_id, v.label or "") for v in taught_from} - written.keys()
+    if stand_in and recipe.generator is not None:
+        longest = " ".join([variants.FILLER] * recipe.generator.max_new_tokens)
+        written |= dict.fromkeys(unwritten, longest)
+    taught = explanations.teachable(training, taught_from, said.task, recipe.arms, written)
+    for name, arm in recipe.arms.items():  # what cannot be taught is told before anybody is
+        try:
+            explanations.lessons(taught.told, said.task, arm, recipe.seeds[0])
+        except TeachingError as error:
+            raise TeachingError(f"arms.{name}, task {said.task.name}, {error}") from None
     references, kind = _references(said.corpus.examples, said.verdicts, said.task)
     return Material(
         corpus=said.corpus, task=said.task, annotations=said.annotations, verdicts=said.verdicts,
         questions=said.questions,
-        lessons=taught.by_arm, scores=_scores(taught, said.task), dropped=taught.dropped,
+        arms=recipe.arms, told=taught.told, dropped=taught.dropped,
+        unwritten=len(unwritten & {(one.example.id, one.label) for one in taught.told})
+        if recipe.generator else 0,
         references=references, reference=kind,
     )  # fmt: skip
 
@@ -232,16 +262,21 @@ def _untaught(recipe: Recipe, said: Merged) -> Material:
     return Material(
         corpus=said.corpus, task=said.task, annotations=said.annotations, verdicts=said.verdicts,
         questions=said.questions,
-        lessons={arm: () for arm in recipe.arms}, dropped={},
-        scores=None if said.task.kind is Kind.NOMINAL else (), references=references,
-        reference=kind,
+        arms=recipe.arms, told=(), dropped={}, references=references, reference=kind,
     )  # fmt: skip
 
 
-def _scores(taught: explanations.Lessons, task: Task) -> tuple[float, ...] | None:
-    if task.kind is Kind.NOMINAL:
-        return None
-    return tuple(score for score in taught.scores if score is not None)
+def _generated(recipe: Recipe, said: Merged) -> dict[tuple[str, str], str]:
+    """(example id, label) -> the reason that the generator wrote."""
+    if recipe.reasons is None:
+        return {}
+    return {
+        (example_id, label): reason
+        for (corpus, task, example_id, label), reason in reasons.read(
+            Path(recipe.reasons) / reasons.NAME
+        ).items()
+        if (corpus, task) == (said.corpus.name, said.task.name)
+    }
 
 
 def _references(

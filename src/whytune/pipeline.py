@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whytune import recipe_file, run_folder, store
+from whytune import recipe_file, run_folder, store, taught
 from whytune.errors import FolderError, MissingExtraError, ModelError, RecipeError
 from whytune.material import Material, conversations, gather, together
 from whytune.progress import Progress
-from whytune.recipe import Recipe, dump
+from whytune.recipe import Recipe, Train, dump
 from whytune.records import (
     Example,
     Layout,
@@ -92,17 +92,20 @@ def run(
         base = models.find(recipe.model, log=show.say)
         student = models.load(base, recipe.prompt, recipe.train)
     facts["model"] = {"name": base.name, "digest": student.base.digest}
-    bundles = encode(student, materials, cell.arm)
+    student = taught.prompted(student, recipe, cell.arm)
+    bundles = taught.lessons(recipe, cell, materials, student)
+    settings, matched = taught.settings(recipe, cell, materials, student, folder)
     student = models.adapt(student, recipe.train, cell.seed)
     begin()
     store.write_text(folder / "recipe.yaml", dump(recipe))
     store.write_json(folder / "run.json", facts)
     facts["adapter_init"] = models.fingerprint(student)
     with clock.stage("train"):
-        trained = _teach(recipe, cell, materials, student, bundles, folder, show)
+        trained = _teach(recipe, settings, cell, materials, student, bundles, folder, show)
     with clock.stage("review"):
-        learned = _learned(materials, cell.arm, student, bundles)
-    facts |= {**run_folder.training_facts(materials, bundles, trained), "learned": learned}
+        learned = _learned(materials, cell, student, bundles)
+        effort = run_folder.training_facts(materials, student, bundles, trained)
+    facts |= {**effort, "matched": matched, "learned": learned}
     models.save_adapter(student, folder / "adapter",
                         run_folder.adapter_facts(recipe, cell, materials, student))  # fmt: skip
     cards = _measure(recipe, cell, materials, student, folder, clock, show)
@@ -119,6 +122,7 @@ def _measure(
 ) -> dict[str, Scorecard]:  # fmt: skip
     """Let the student answer about the test part, and explain the examples that are shown."""
     tasks, layout = [m.task for m in materials], run_folder.layout(cell, materials)
+    student = taught.prompted(student, recipe, cell.arm, asked=True)
     test = together(materials, Split.TEST)
     with clock.stage("predict"):
         found = ask(recipe, student, test, tasks, layout, show, f"{cell.id}: answering")
@@ -164,20 +168,8 @@ def require_torch() -> None:
         ) from None
 
 
-def encode(student: "Student", materials: Sequence[Material], arm: str) -> "list[Bundle]":
-    """Encode an arm's lessons, one bundle for each conversation, each with a proof of its mask.
-
-    Raises:
-        EncodingError: a label or explanation that would not be supervised exactly.
-    """
-    from whytune.student.encode import audit
-
-    tasks = [material.task for material in materials]
-    return [audit(student.encoder, lessons, tasks) for lessons in conversations(materials, arm)]
-
-
 def _teach(
-    recipe: Recipe, cell: run_folder.Cell, materials: Sequence[Material], student: "Student",
+    recipe: Recipe, settings: Train, cell: run_folder.Cell, materials: Sequence[Material], student: "Student",
     bundles: "Sequence[Bundle]", folder: Path, show: Progress,
 ) -> "Trained":  # fmt: skip
     from whytune.student import train
@@ -194,7 +186,7 @@ def _teach(
         return {m.task.name: _label_nll(answers[m.task.name], m)
                 for m in materials if answers[m.task.name]}  # fmt: skip
 
-    with show.work(f"{cell.id}: teaching", train.schedule(len(bundles), recipe.train)) as advance:
+    with show.work(f"{cell.id}: teaching", train.schedule(len(bundles), settings)) as advance:
         done = 0
 
         def advance_to(step: int, loss: float) -> None:
@@ -203,24 +195,26 @@ def _teach(
             done = step
 
         return train.train(
-            student, bundles, recipe.train, seed=cell.seed, folder=folder / "checkpoints",
+            student, bundles, settings, seed=cell.seed, folder=folder / "checkpoints",
             measure=measure, advance=advance_to,
         )  # fmt: skip
 
 
 def _learned(
-    materials: Sequence[Material], arm: str, student: "Student", bundles: "Sequence[Bundle]"
-) -> dict[str, dict[str, float]]:
+    materials: Sequence[Material], cell: run_folder.Cell, student: "Student",
+    bundles: "Sequence[Bundle]",
+) -> dict[str, dict[str, float]]:  # fmt: skip
     """How well a student knows its own lessons: task -> mean label loss (nats) on a sample of
     them, with the loss of who only knows how often each label is taught (nats) beside it.
     """
-    from whytune.student import train
+    from whytune.student.objective import label_nlls
 
     losses: dict[str, list[float]] = {}
-    for bundle, lessons in list(zip(bundles, conversations(materials, arm), strict=True))[:SAMPLE]:
-        for lesson, loss in zip(lessons, train.label_nlls(student, bundle), strict=True):
+    about = conversations(materials, cell.arm, cell.seed)
+    for bundle, lessons in list(zip(bundles, about, strict=True))[:SAMPLE]:
+        for lesson, loss in zip(lessons, label_nlls(student, bundle), strict=True):
             losses.setdefault(lesson.task.name, []).append(loss)
-    entropies = {m.task.name: _entropy([lesson.label for lesson in m.lessons[arm]])
+    entropies = {m.task.name: _entropy([one.label for one in m.told])
                  for m in materials}  # fmt: skip
     return {
         task: {"label_nll": statistics.fmean(own), "by_frequencies": entropies[task], "n": len(own)}
@@ -255,7 +249,8 @@ def ask(
         return predict(
             student, examples, tasks, layout,
             batch_size=recipe.predict.per_device_eval_batch_size,
-            max_new_tokens=recipe.predict.max_new_tokens, explain=explain, advance=advance,
+            max_new_tokens=recipe.predict.max_new_tokens, samples=recipe.predict.samples,
+            temperature=recipe.predict.temperature, explain=explain, advance=advance,
         )  # fmt: skip
 
 
@@ -274,8 +269,8 @@ def evaluate(folder: Path, corpus: str, show: Progress) -> dict[str, Scorecard]:
     if facts.get("state") != "finished":
         raise FolderError(f"{folder}: its training is not finished; run its study again first")
     recipe = recipe_file.load(folder / "recipe.yaml")
-    taught = facts.get("tasks") or [facts["task"]]  # 0.1.0 wrote the name alone
-    tasks = [task for task in recipe.resolved_tasks() if task.name in taught]
+    own = facts.get("tasks") or [facts["task"]]  # 0.1.0 wrote the name alone
+    tasks = [task for task in recipe.resolved_tasks() if task.name in own]
     materials = _materials_on(recipe, corpus, tasks)
     require_torch()
     from whytune.student import models
@@ -289,6 +284,7 @@ def evaluate(folder: Path, corpus: str, show: Progress) -> dict[str, Scorecard]:
         )
     student = models.attach(base, folder / "adapter")
     # All tasks are asked, as in its own study: a prompt that is cut is cut by the longest question.
+    student = taught.prompted(student, recipe, facts["arm"], asked=True)
     found = ask(recipe, student, together(materials, Split.TEST), tasks, Layout(facts["layout"]),
                 show, f"{folder.name} on {corpus}")  # fmt: skip
     answers = referenced(found, materials)

@@ -6,15 +6,16 @@ YAML. Knows nothing of data, models or torch.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from whytune.recipe_arms import Arm, match_faults
 from whytune.recipe_data import CorpusSpec, TaskSpec
 from whytune.recipe_teachers import TeacherSpec
-from whytune.records import Layout, Task
+from whytune.records import Task
 from whytune.settings import (
     Count,
     Either,
@@ -45,30 +46,6 @@ BuiltInTask = Annotated[str, AfterValidator(_built_in)]
 
 Attention = Literal["auto", "split", "masked", "flex", "separate"]
 """Ways to compute a bundle."""
-
-
-class Arm(Settings):
-    """One way to teach."""
-
-    explanation: Literal["none", "assessment", "confidence", "both"] = "none"
-    """Which explanation of the verdict the student learns to write."""
-    words: Positive | None = None
-    """Keep only so many words of it."""
-    layout: Layout = Layout.LABEL_EXPLANATION
-    """Label first (the default: one forward pass gives the label) or explanation first; an arm
-    without explanation is always `label`."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        faults = []
-        if self.explanation == "none" and self.words is not None:
-            faults.append(f"found words {self.words}, but the arm has no explanation to cut; "
-                          "add `explanation:` or drop `words`")  # fmt: skip
-        if self.explanation != "none" and self.layout is Layout.LABEL:
-            faults.append(f"found layout label with explanation {self.explanation}, which it has "
-                          "no place for; drop `layout`, or set `explanation: none`")  # fmt: skip
-        refuse(faults)
-        return self
 
 
 class Prompting(Settings):
@@ -159,6 +136,11 @@ class Predict(Settings):
     """Test examples for which an explanation is generated and shown on the page."""
     max_new_tokens: Positive = 80
     """Longest generated explanation, in tokens."""
+    samples: Positive = 1
+    """Reasons that a student which explains first writes about each text; its label probabilities
+    are averaged over them. 1: the most probable words; of more, each is drawn."""
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    """With which they are drawn."""
 
 
 class Evidence(Settings):
@@ -170,6 +152,38 @@ class Evidence(Settings):
     """Rows that stand beside the arms: `prior` (always the most frequent label; its expected
     score is the training mean), `tfidf` (TF-IDF with ridge or logistic regression),
     `zero-shot` (the same base model without an adapter)."""
+
+
+class Generator(Settings):
+    """A student that is taught to say why a given label is right, and then explains others' labels
+    (arXiv 2507.00214, stage one)."""
+
+    model: str | None = None
+    """Its base model; without it, the recipe's."""
+    corpora: Annotated[dict[FolderName, CorpusSpec], Field(min_length=1)]
+    """Name -> what it learns from: any corpus or table with explanations, also one whose answers
+    are not the same few (FLAN's `ecqa`, `gsm8k`, `qasc`, `aqua`)."""
+    tasks: list[Either[BuiltInTask, TaskSpec]] = []
+    """What those corpora answer; not needed for open answers."""
+    seed: Count = 0
+    """Draws its adapter and the order of its lessons."""
+    train: Train = Train()
+    """Its training."""
+    max_new_tokens: Positive = 80
+    """Longest reason that it writes, in tokens."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """With which reasons are drawn; 0: the most probable words."""
+    batch_size: Positive = 16
+    """Reasons that are written at a time; what is written does not depend on it."""
+
+    def resolved_tasks(self) -> tuple[Task, ...]:
+        """The records behind `tasks`, in their order."""
+        return _resolved(self.tasks)
+
+    @field_validator("corpora", mode="before")
+    @classmethod
+    def _name_loaders(cls, corpora: Any) -> Any:
+        return _with_loaders(corpora)
 
 
 class Recipe(Settings):
@@ -202,6 +216,11 @@ class Recipe(Settings):
     journal: str | None = None
     """File with every request and reply, relative to the recipe. Without it, beside the recipe
     and named as its file is: mine.yaml has mine.journal."""
+    generator: Annotated[Generator | None, Field(validate_default=True)] = None
+    """Who writes the reasons that arms with `explanation: generated` teach."""
+    reasons: str | None = None
+    """Folder with the generator and every reason that it wrote, relative to the recipe. Without it,
+    beside the recipe and named as its file is: mine.yaml has mine.reasons."""
     lessons: Literal["verdict", "raters"] = "verdict"
     """What is taught: `verdict`, one lesson per example and task; `raters`, one lesson for every
     readable reply, with its own label and explanation, all of them branches of the one
@@ -213,7 +232,7 @@ class Recipe(Settings):
 
     def resolved_tasks(self) -> tuple[Task, ...]:
         """The records behind `tasks`, in their order."""
-        return tuple(BUILT_IN[t] if isinstance(t, str) else t.task() for t in self.tasks)
+        return _resolved(self.tasks)
 
     def samples(self) -> dict[str, dict[str, str]]:
         """Task -> label -> a short text that deserves it; labels without one are left out."""
@@ -232,12 +251,7 @@ class Recipe(Settings):
     @field_validator("corpora", mode="before")
     @classmethod
     def _name_loaders(cls, corpora: Any) -> Any:
-        if not isinstance(corpora, dict):
-            return corpora
-        return {
-            name: {"loader": name, **spec} if isinstance(spec, dict) else spec
-            for name, spec in corpora.items()
-        }
+        return _with_loaders(corpora)
 
     # Pydantic hands a field's validator only the sound fields before it, so that a fault in
     # one group never hides those of another. That is why these two stand where they stand.
@@ -259,6 +273,24 @@ class Recipe(Settings):
                               f"set corpora.{corpus}.columns.label to null")  # fmt: skip
         refuse(faults)
         return tasks
+
+    @field_validator("arms")
+    @classmethod
+    def _check_arms(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+        refuse(match_faults(arms))
+        return arms
+
+    @field_validator("generator")
+    @classmethod
+    def _check_generator(
+        cls, generator: Generator | None, info: ValidationInfo
+    ) -> Generator | None:
+        told = [name for name, arm in info.data.get("arms", {}).items()
+                if arm.spoken == "generated"]  # fmt: skip
+        if told and generator is None:
+            refuse([f"missing, but arms.{told[0]} teaches generated explanations; say who writes "
+                    "them, or drop the arm"])  # fmt: skip
+        return generator
 
     @field_validator("merger")
     @classmethod
@@ -286,6 +318,20 @@ class Recipe(Settings):
                 "early_stopping_patience" for name, spec in corpora if not spec.validation
             ])  # fmt: skip
         return train
+
+
+def _with_loaders(corpora: Any) -> Any:
+    """A corpus that names no loader is read by that of its own name."""
+    if not isinstance(corpora, dict):
+        return corpora
+    return {
+        name: {"loader": name, **spec} if isinstance(spec, dict) else spec
+        for name, spec in corpora.items()
+    }
+
+
+def _resolved(tasks: Sequence[str | TaskSpec]) -> tuple[Task, ...]:
+    return tuple(BUILT_IN[t] if isinstance(t, str) else t.task() for t in tasks)
 
 
 def dump(recipe: Recipe) -> str:

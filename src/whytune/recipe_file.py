@@ -154,9 +154,17 @@ def _anchored(recipe: Recipe, folder: Path, stem: str) -> Recipe:
             here["model"] = model(spec.model)
         return spec.model_copy(update=here)
 
+    generator = recipe.generator
+    if generator is not None:
+        generator = generator.model_copy(update={
+            "model": model(generator.model or recipe.model),
+            "corpora": {name: corpus(spec) for name, spec in generator.corpora.items()},
+        })  # fmt: skip
     return recipe.model_copy(update={
         "model": model(recipe.model),
         "corpora": {name: corpus(spec) for name, spec in recipe.corpora.items()},
         "teachers": {name: teacher(spec) for name, spec in recipe.teachers.items()},
         "journal": whole(recipe.journal or f"{stem}.journal") if recipe.asks else None,
+        "generator": generator,
+        "reasons": whole(recipe.reasons or f"{stem}.reasons") if generator else None,
     })  # fmt: skip

@@ -41,6 +41,8 @@ class Layout(StrEnum):
     LABEL = "label"
     LABEL_EXPLANATION = "label, explanation"
     EXPLANATION_LABEL = "explanation, label"
+    BOTH_SIDES = "explanation, label, explanation"
+    """The first half of the explanation's words, the label, and the other half."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ its file; what several have to say stands by task.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from whytune import store
 from whytune.errors import FolderError
 from whytune.evidence import metrics
 from whytune.material import Material, together
-from whytune.recipe import Arm, Recipe, digest, dump
+from whytune.recipe import Recipe, digest, dump
 from whytune.records import Example, Layout, Prediction, Scorecard, Split
 from whytune.teaching import explanations
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from whytune.student.train import Trained
 
 T = TypeVar("T")
+_TOLD_BY_LESSONS = {"explanation", "of", "words", "mask_labels", "layout"}
+"""Knobs of an arm that show in its lessons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ def cell_digest(recipe: Recipe, cell: Cell, materials: Sequence[Material]) -> st
             {
                 "task": store.plain(material.task),
                 "lessons": [[x.example.id, x.label, x.layout, x.explanation]
-                            for x in material.lessons[cell.arm]],
+                            for x in material.lessons(cell.arm, cell.seed)],
                 "references": store.plain(material.references),
             }
             for material in materials
@@ -91,8 +93,26 @@ def cell_digest(recipe: Recipe, cell: Cell, materials: Sequence[Material]) -> st
         "prompt": recipe.prompt.model_dump(mode="json"),
         # Which tasks share a student stands above.
         "train": recipe.train.model_dump(mode="json", exclude={"tasks"}),
-        "predict": recipe.predict.model_dump(mode="json", exclude={"per_device_eval_batch_size"}),
+        "predict": _asking(recipe),
+        **_own_way(recipe, cell, materials),
     })  # fmt: skip
+
+
+def _asking(recipe: Recipe) -> dict[str, Any]:
+    """How answers are asked for, without what does not change them."""
+    unused = {"samples", "temperature"} if recipe.predict.samples == 1 else set()
+    return recipe.predict.model_dump(mode="json", exclude={"per_device_eval_batch_size", *unused})
+
+
+def _own_way(recipe: Recipe, cell: Cell, materials: Sequence[Material]) -> dict[str, Any]:
+    """What an arm sets beside its lessons, with the cells that it is matched to; empty where it
+    sets nothing, so that runs of versions that knew no such knobs stay what they are.
+    """
+    arm = recipe.arms[cell.arm]
+    own = arm.model_dump(mode="json", exclude=_TOLD_BY_LESSONS, exclude_defaults=True)
+    matched = {knob: cell_digest(recipe, replace(cell, arm=other), materials)
+               for knob, other in arm.matched.items()}  # fmt: skip
+    return {"arm": {**own, **matched}} if own else {}
 
 
 def finished(recipe: Recipe, cell: Cell, materials: Sequence[Material], folder: Path) -> bool:
@@ -171,7 +191,7 @@ def identity(cell: Cell, materials: Sequence[Material]) -> dict[str, Any]:
 
 
 def _of_task(cell: Cell, material: Material) -> dict[str, Any]:
-    lessons = material.lessons[cell.arm]
+    lessons = material.lessons(cell.arm, cell.seed)
     return {
         "kind": material.task.kind, "labels": list(material.task.label_names),
         "reference": material.reference,
@@ -184,25 +204,29 @@ def _of_task(cell: Cell, material: Material) -> dict[str, Any]:
 
 def layout(cell: Cell, materials: Sequence[Material]) -> Layout:
     """The layout of the student's answers: its arm's, the same for every task."""
-    return materials[0].lessons[cell.arm][0].layout
+    return materials[0].arms[cell.arm].answers_in
 
 
 def training_facts(
-    materials: Sequence[Material], bundles: "Sequence[Bundle]", trained: "Trained"
-) -> dict[str, Any]:
-    """What training did; `bundles` are the encoded lessons, one for each conversation."""
-    from whytune.student.encode import supervised
-    from whytune.student.targets import Part
+    materials: Sequence[Material], student: "Student", bundles: "Sequence[Bundle]",
+    trained: "Trained",
+) -> dict[str, Any]:  # fmt: skip
+    """What training took; `bundles` are the encoded lessons, one for each conversation."""
+    from whytune.student import effort
 
+    per_epoch = sum(map(len, bundles))
     return {
         "updates": trained.updates,
         "stopped_early": trained.stopped_early,
         "tokens": {
-            "supervised_label": sum(supervised(b, Part.LABEL) for b in bundles),
-            "supervised_explanation": sum(supervised(b, Part.EXPLANATION) for b in bundles),
-            "per_epoch": sum(map(len, bundles)),
+            **{f"supervised_{span}": n for span, n in effort.supervised(bundles).items()},
+            "per_epoch": per_epoch,
             "total": trained.tokens,
         },
+        # Of the passes forward and back, without the optimizer and the measurements.
+        "flops": round(effort.flops(student, bundles) * trained.tokens / per_epoch),
+        "label_share": trained.label_share,
+        "label_share_at_start": trained.label_share_at_start,
         "conversations": len(bundles),
         "cut": sum(bundle.cut > 0 for bundle in bundles),
         "eval_split": watched_split(materials),
@@ -230,7 +254,7 @@ def adapter_facts(
         "tasks": store.plain(tasks),
         "label_ids": ids,
         "layout": layout(cell, materials),
-        "prompt": recipe.prompt.model_dump(mode="json"),
+        "prompt": student.encoder.prompting.model_dump(mode="json"),
         "prompt_digest": student.encoder.digest,
         "max_new_tokens": recipe.predict.max_new_tokens,
         "load_in_4bit": recipe.train.load_in_4bit,
@@ -256,20 +280,20 @@ def write_examples(
     for material in materials:
         of_task = {prediction.example_id: prediction for prediction in answers[material.task.name]}
         rows += [
-            _example(material, recipe.arms[cell.arm], example, of_task[example.id])
+            _example(material, cell.arm, example, of_task[example.id])
             for example in shown(material, recipe)
         ]
     store.write_json(folder / "examples.json", rows)
 
 
-def _example(material: Material, arm: Arm, example: Example, found: Prediction) -> dict[str, Any]:
+def _example(material: Material, arm: str, example: Example, found: Prediction) -> dict[str, Any]:
     verdict = material.verdicts.get(example.id)
     return {
         "task": material.task.name, "example_id": example.id, "source": example.source,
         "turns": example.turns, "reference": material.references[example.id],
         "probs": found.probs, "label": found.label, "expected": found.expected,
         "label_mass": found.label_mass, "explanation": found.explanation,
-        "taught": explanations.explanation(verdict, arm) if verdict else None,
+        "taught": verdict and explanations.said(verdict, material.task, material.arms[arm]),
     }  # fmt: skip
 
 

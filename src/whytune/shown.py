@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from whytune import store
@@ -56,6 +56,20 @@ def asked(found: Sequence[Any]) -> None:
                   file=sys.stderr)  # fmt: skip
         for fault in one.account.given_up[:3]:
             print(f"{one.teacher}: given up, {_plain(fault)}", file=sys.stderr)  # noqa: T201
+
+
+def explained(found: Any) -> None:
+    """What came of explaining (`explaining.Summary`), with a few of the reasons."""
+    line(f"generator: {found.generator}; a token of a held-out reason costs "
+         f"{_number(found.reason_nll)} nats, {_number(found.reason_nll_before)} before it was "
+         "taught")  # fmt: skip
+    for row in found.counts:
+        line(f"{row.corpus}, {row.task}: {row.reasons} reasons, {row.written} written now, "
+             f"{row.found} before; {row.cut} cut, {row.empty} empty, {row.leaks} name a label")  # fmt: skip
+    line(f"reasons: {found.reasons}   ({found.tokens:,} tokens now; teaching "
+         f"{found.seconds['teach']:.0f} s, writing {found.seconds['write']:.0f} s)")  # fmt: skip
+    for one in found.samples:
+        line(f"  {_plain(one.label)}: {_plain(one.reason)}")
 
 
 def _plain(text: str) -> str:
@@ -157,6 +171,31 @@ def findings(found: Any) -> None:
                 line(f"  branch {index + 1} of {len(masked.tasks)}, {task}:")
             own = (p for p in masked.pieces if p.branch == index)
             line(Text.assemble(*((_visible(p.text, p.part), PARTS[p.part]) for p in own)))
+
+
+def arms(found: Any) -> None:
+    """What every arm takes (`loads.Costs`), a line each."""
+    table = Table("arm", "learns", *(
+        Column(title, justify="right") for title in (
+            "lessons", "label", "explanation", "frame", "tokens", "passes", "updates", "GFLOP",
+            "teach", "measure")
+    ), title="supervised tokens (label, explanation, frame) and all tokens, an epoch")  # fmt: skip
+    for load in found.loads:
+        table.add_row(
+            load.arm, load.task, f"{load.lessons:,}", *(f"{n:,}" for n in load.supervised.values()),
+            f"{load.tokens_per_epoch:,}", f"{load.passes:.4g}", f"{load.updates:,}",
+            f"{load.flops / 1e9:,.0f}", _duration(load.seconds), _duration(load.measuring),
+        )  # fmt: skip
+    line(table)
+    if found.unwritten:
+        line(f"{found.unwritten} reasons are not written yet (`whytune explain`); they count as long "
+             "as the generator may write")  # fmt: skip
+    line(f"all of them, {found.seeds} seed(s): about {_duration(found.seconds)}, from a few timed "
+         "conversations; without explaining examples and baselines")  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 def cards(name: str, cards: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from whytune.errors import FolderError
 from whytune.records import Outcome, Prediction
 
 PACKAGES = ("whytune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy",
-            "scipy", "scikit-learn", "pyarrow")  # fmt: skip
+            "scipy", "scikit-learn", "english-words", "pyarrow")  # fmt: skip
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -28,7 +28,7 @@ from whytune.recipe_data import CorpusSpec
 from whytune.records import Example, Reply, Split, Task
 from whytune.settings import hint
 
-__all__ = ["LOADERS", "Corpus", "load"]
+__all__ = ["LOADERS", "Corpus", "check_readable", "load", "path_of"]
 
 _OWN = ("starter", "feedbackqa", "mixed")
 LOADERS: Mapping[str, str] = {
@@ -73,12 +73,12 @@ def load(
     if loader == "starter":
         found = _whole(name, spec, starter.read(name, own.tasks), own)
     elif loader == "feedbackqa":
-        found = _whole(name, spec, feedbackqa.read(name, _path(name, spec), own.tasks), own)
+        found = _whole(name, spec, feedbackqa.read(name, path_of(name, spec), own.tasks), own)
     elif loader == "table":
         found = _table(name, spec, wanted, asked)
     else:
         found = _release(name, spec, loader, own)
-    _check_readable(name, spec, found.ledger)
+    check_readable(name, spec, found.ledger)
     if loader not in _TAUGHT and all(item.example.split is Split.TEST for item in found.items):
         # A golden set is there to be measured on.
         spec = spec.model_copy(update={"train": spec.train or 0})
@@ -108,7 +108,12 @@ def _loader(name: str, spec: CorpusSpec) -> str:
     return loader
 
 
-def _path(name: str, spec: CorpusSpec) -> Path:
+def path_of(name: str, spec: CorpusSpec) -> Path:
+    """Where a corpus's files lie; those of the Hub are fetched.
+
+    Raises:
+        CorpusError: the recipe does not say, or they cannot be fetched.
+    """
     if spec.path is None:
         loader = spec.loader or name
         raise CorpusError(f"corpora.{name}.path: missing; {loader} reads files; set it")
@@ -125,7 +130,9 @@ def _known(name: str, spec: CorpusSpec, loader: str) -> Sequence[str]:
         return starter.TASKS
     module = import_module(LOADERS[loader])
     by_part = getattr(module, "answers", None)
-    known: Sequence[str] = by_part(name, _path(name, spec), spec) if by_part else module.ABOUT.tasks
+    known: Sequence[str] = (
+        by_part(name, path_of(name, spec), spec) if by_part else module.ABOUT.tasks
+    )
     return known
 
 
@@ -175,7 +182,7 @@ def _whole(
 
 
 def _table(name: str, spec: CorpusSpec, tasks: Sequence[Task], asked: bool) -> sampling.Candidates:
-    table = tables.checked(name, _path(name, spec), tasks, spec.columns, asked=asked)
+    table = tables.checked(name, path_of(name, spec), tasks, spec.columns, asked=asked)
 
     def merge(ledger: Ledger) -> sampling.Merge:
         one = partial(raters.of_table, ledger=ledger, file=table.path.name, columns=spec.columns,
@@ -192,7 +199,7 @@ def _table(name: str, spec: CorpusSpec, tasks: Sequence[Task], asked: bool) -> s
 def _release(
     name: str, spec: CorpusSpec, loader: str, own: answered.Answered
 ) -> sampling.Candidates:
-    path = _path(name, spec)
+    path = path_of(name, spec)
     module = import_module(LOADERS[loader])
 
     def read(sieve: sampling.Sieve) -> Iterator[Item]:
@@ -222,7 +229,12 @@ def _merging(
     return merge
 
 
-def _check_readable(name: str, spec: CorpusSpec, ledger: Ledger) -> None:
+def check_readable(name: str, spec: CorpusSpec, ledger: Ledger) -> None:
+    """Whether no more rows were left out than `spec.max_unreadable` allows.
+
+    Raises:
+        CorpusError: more were; shows the first.
+    """
     if ledger.share <= spec.max_unreadable:
         return
     place = Path(spec.path or "")

@@ -90,7 +90,7 @@ def read(table: Table, sieve: Sieve) -> Iterator[Found]:
             column twice, or no labelled row.
     """
     presence = mapping.Presence(table.path, table.columns)
-    yield from sift(_cells(table, sieve.ledger), table, presence, sieve)
+    yield from sift(lines(table, sieve.ledger), table, presence, sieve)
     check(table, presence, sieve.ledger)
 
 
@@ -189,7 +189,12 @@ def _reference(vote: rows.Vote, task: Task) -> Reference:
     return Reference(label=vote.label, score=task.value(vote.label))
 
 
-def _cells(table: Table, ledger: Ledger) -> Iterator[Cells]:
+def lines(table: Table, ledger: Ledger) -> Iterator[Cells]:
+    """Every row as it stands in the file.
+
+    Raises:
+        CorpusError: a file that is not there, not whole, or of another kind.
+    """
     path, columns = table.path, table.columns
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):

@@ -4,17 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from whytune.teaching.vocabulary import bare, means_something
 
-STOP_WORDS = "scikit-learn's ENGLISH_STOP_WORDS"
-"""Names the list on the page."""
 FIRST = 25
 """Words that count as the beginning of an explanation."""
 POSITIONS = 150
 """Positions that are looked at, from the first word."""
 FEWEST = 10
 """Explanations that must reach a position for its share to be told."""
-_ENDS = "\"'“”‘’«»„.,;:!?…()[]{}<>*_`~#–—-/\\|"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,17 +24,6 @@ class Position:
     """Explanations with a word there that is no stopword, of those that reach it; 0 to 1."""
     n: int
     """Explanations that reach it."""
-
-
-def bare(word: str) -> str:
-    """A word without case and without punctuation at its ends; empty where nothing is left."""
-    return word.strip(_ENDS).casefold().replace("’", "'")
-
-
-def means_something(word: str) -> bool:
-    """Whether a bare word is neither punctuation nor a stopword; `it's` and `isn't` are one."""
-    stem = word.partition("'")[0]
-    return bool(word) and ENGLISH_STOP_WORDS.isdisjoint((word, stem, stem.removesuffix("n")))
 
 
 def by_position(explanations: Sequence[str]) -> list[Position]:

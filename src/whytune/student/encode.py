@@ -6,9 +6,10 @@ and generating; so a span is exact by construction and never searched for. The o
 comes first so that all tasks about it share one prefix, token for token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from jinja2 import TemplateError
@@ -45,6 +46,10 @@ class Branch:
     ids: Ids
     parts: tuple[Part, ...]
     """One per id; everything but PROMPT is supervised."""
+    weights: tuple[float, ...] | None = None
+    """One per id, in the loss; without them, every supervised id weighs 1."""
+    spread: tuple[tuple[int, int, float], ...] = ()
+    """(place, token id, weight): what label smoothing moved from the id at a place to others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,16 +115,22 @@ class Encoder:
         Raises:
             EncodingError: a question alone fills `max_length`, or the prompt the model's limit.
         """
-        questions = tuple(
-            self.text_ids("\n\n" + question_text(task)) + self._footer for task in tasks
-        )
+        return self.asking(example, {f"task {t.name}": question_text(t) for t in tasks})
+
+    def asking(self, example: Example, words: Mapping[str, str]) -> Prompt:
+        """`prompt` for questions in any words: what to call each in messages -> its words.
+
+        Raises:
+            EncodingError: as `prompt`.
+        """
+        questions = tuple(self.text_ids("\n\n" + text) + self._footer for text in words.values())
         longest = max(map(len, questions))
         body = self.text_ids(conversation_text(example.turns, self.prompting.context_turns))
         room = self.prompting.max_length - len(self._header) - longest
         if room < len(self._cut_mark) + 2:
-            task = tasks[[len(question) for question in questions].index(longest)]
+            name = list(words)[[len(question) for question in questions].index(longest)]
             raise EncodingError(
-                f"task {task.name}: its question takes {longest} of prompt.max_length "
+                f"{name}: its question takes {longest} of prompt.max_length "
                 f"{self.prompting.max_length} tokens and leaves no room for the text; raise "
                 "prompt.max_length or shorten the question"
             )
@@ -204,14 +215,17 @@ def audit(encoder: Encoder, lessons: Sequence[Lesson], tasks: Sequence[Task]) ->
 
 
 def _prove(encoder: Encoder, lesson: Lesson, branch: Branch) -> None:
-    for part, expected in ((Part.LABEL, lesson.label), (Part.EXPLANATION, lesson.explanation)):
-        ids = [i for i, p in zip(branch.ids, branch.parts, strict=True) if p is part]
-        found = encoder.decode(ids).strip()
-        if found != (expected or "").strip():
+    pieces = render(lesson.label, lesson.explanation, lesson.layout).pieces
+    for part in (Part.LABEL, Part.EXPLANATION):
+        expected = [said for p, text in pieces if p is part and (said := text.strip())]
+        runs = groupby(zip(branch.parts, branch.ids, strict=True), key=lambda pair: pair[0])
+        found = [said for p, run in runs
+                 if p is part and (said := encoder.decode([i for _, i in run]).strip())]  # fmt: skip
+        if found != expected:
             raise EncodingError(
-                f"example {lesson.example.id}: the supervised {part} tokens read {found[:60]!r}, "
-                f"expected {(expected or '')[:60]!r}; this tokenizer cannot write it: change the "
-                "text or the model"
+                f"example {lesson.example.id}: the supervised {part} tokens read "
+                f"{SEPARATOR.join(found)[:60]!r}, expected {SEPARATOR.join(expected)[:60]!r}; this "
+                "tokenizer cannot write it: change the text or the model"
             )
 
 

@@ -3,23 +3,25 @@
 One forward pass per conversation answers all its questions: each question hangs on the shared
 prefix, the proper prefixes of its labels hang on the question, and a label's probability is the
 product along its path, for labels of any number of tokens. A student that explains first is
-asked for its explanations, then for the labels that follow them.
+asked for its explanations, then for the labels that follow them; of several explanations of one
+answer, the label probabilities are averaged.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig
 
 from whytune.records import Example, Kind, Layout, Outcome, Prediction, Task
-from whytune.student.bundle import Node, logits, looks_through_window
-from whytune.student.encode import Ids, Prompt
+from whytune.student.bundle import Node, logits
+from whytune.student.draws import Draws, mixture, seed_of
+from whytune.student.encode import Ids
+from whytune.student.generating import generate
 from whytune.student.models import Student
+from whytune.student.targets import EXPLAINS_FIRST, EXPLAINS_LAST, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +45,10 @@ class LabelTree:
         }
         return cls(nodes=nodes, paths=paths)
 
-    def hang(self, on: Ids, at: int) -> list[Node]:
-        """A branch of a trunk with the labels hanging on it; it will have index `at`."""
+    def hang(self, on: Ids, at: int, parent: int = 0) -> list[Node]:
+        """A branch of a node with the labels hanging on it; it will have index `at`."""
         number = {(): at, **{prefix: at + 1 + i for i, prefix in enumerate(self.nodes)}}
-        branch = Node(ids=on, parent=0, wanted=(len(on) - 1,))
+        branch = Node(ids=on, parent=parent, wanted=(len(on) - 1,))
         return [branch, *(
             Node(ids=prefix[-1:], parent=number[prefix[:-1]], wanted=(0,))
             for prefix in self.nodes
@@ -74,9 +76,19 @@ def predict(
     batch_size: int,
     max_new_tokens: int = 80,
     explain: bool = False,
+    samples: int = 1,
+    temperature: float = 0.7,
+    seed: int = 0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[Prediction]]:
     """Answer all tasks about every example; the batch size does not change the answers.
+
+    With `samples` above 1, a student that explains first draws so many explanations (or first
+    halves) of each answer. Label probabilities are averaged over them (`draws.mixture`), and the
+    explanation told is the one after which the predicted label is most probable. A forward pass
+    then takes so many times fewer conversations, at least one, and no more than `batch_size`
+    explanations of a task are written at a time. A student that labels first has one answer, and
+    nothing is drawn.
 
     Args:
         student: base with or without adapter.
@@ -84,8 +96,12 @@ def predict(
         tasks: the questions.
         layout: how the student was taught; decides whether it explains before it labels.
         batch_size: conversations in one forward pass.
-        max_new_tokens: longest explanation, in tokens.
-        explain: generate an explanation after a label too (before it there always is one).
+        max_new_tokens: longest explanation, or half of one, in tokens.
+        explain: generate an explanation after a label too, or its second half (before a label
+            there always is one).
+        samples: explanations drawn for each answer; 1: the most probable words, not drawn.
+        temperature: of the draws, above 0.
+        seed: of the draws, with the example's id, the task's name and the sample's number.
         advance: called with the number of examples done since the last call.
 
     Returns:
@@ -96,16 +112,26 @@ def predict(
     # Sorted by length, so that little is padded where explanations are generated; answers go
     # back to their places.
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i].prefix))
+    first = layout in EXPLAINS_FIRST
+    how = _How(layout=layout, longest=max_new_tokens, explain=explain,
+               samples=samples if first else 1, temperature=temperature, rows=batch_size)  # fmt: skip
     answers: dict[tuple[str, int], Prediction] = {}
     student.model.eval()
     with torch.no_grad():
-        for chosen in _chunks(order, batch_size):
-            found = _answer_batch(
-                student, trees, [prompts[i] for i in chosen], layout, max_new_tokens, explain
-            )
-            for i, of_example in zip(chosen, found, strict=True):
-                for task, (log_probs, why) in zip(tasks, of_example, strict=True):
-                    answers[task.name, i] = prediction(examples[i].id, task, log_probs, why)
+        for chosen in _chunks(order, max(1, batch_size // how.samples)):
+            asked = [
+                [_Question(ids=ids, labels=tree, ways=[] if first else [()],
+                           seeds=[seed_of(seed, examples[i].id, task.name, number)
+                                  for number in range(how.samples)])
+                 for ids, tree, task in zip(prompts[i].questions, trees, tasks, strict=True)]
+                for i in chosen
+            ]  # fmt: skip
+            _answer(student, [prompts[i].prefix for i in chosen], asked, how)
+            for i, own in zip(chosen, asked, strict=True):
+                for task, q in zip(tasks, own, strict=True):
+                    answers[task.name, i] = prediction(
+                        examples[i].id, task, q.log_probs, q.explanation
+                    )
             advance(len(chosen))
     return {task.name: [answers[task.name, i] for i in range(len(examples))] for task in tasks}
 
@@ -121,17 +147,41 @@ def score(student: Student, asked: Sequence[Asked]) -> list[list[dict[str, float
         student: who is asked, in evaluation.
         asked: run in one forward pass.
     """
-    forest = []
-    for prefix, questions in asked:
+    once = [[((),)] * len(questions) for _, questions in asked]
+    return [[found for (found,) in own] for own in score_after(student, asked, once)]
+
+
+def score_after(
+    student: Student, asked: Sequence[Asked], words: Sequence[Sequence[Sequence[Ids]]]
+) -> list[list[list[dict[str, float]]]]:
+    """Like `score`, after words that the student said in answer to each question.
+
+    Args:
+        student: who is asked, in evaluation.
+        asked: run in one forward pass; conversations and questions are read once.
+        words: [conversation][question][way]; empty ones only where there is a single way.
+
+    Returns:
+        [conversation][question][way]
+    """
+    forest: list[list[Node]] = []
+    trees: list[LabelTree] = []
+    for (prefix, questions), own in zip(asked, words, strict=True):
         nodes = [Node(ids=prefix)]
-        for question, labels in questions:
-            nodes += labels.hang(question, len(nodes))
+        for (question, labels), ways in zip(questions, own, strict=True):
+            trees += [labels] * len(ways)
+            if len(ways) == 1:
+                nodes += labels.hang(question + ways[0], len(nodes))
+                continue
+            parent = len(nodes)
+            nodes.append(Node(ids=question, parent=0))
+            for way in ways:
+                nodes += labels.hang(way, len(nodes), parent)
         forest.append(nodes)
     with torch.no_grad():
-        rows = logits(student, forest)
-    sizes = [len(labels.nodes) + 1 for _, questions in asked for _, labels in questions]
-    chunks = iter(rows.split(sizes))
-    return [[labels.log_probs(next(chunks)) for _, labels in qs] for _, qs in asked]
+        rows = logits(student, forest).split([len(labels.nodes) + 1 for labels in trees])
+    found = (labels.log_probs(own) for labels, own in zip(trees, rows, strict=True))
+    return [[[next(found) for _ in ways] for ways in own] for own in words]
 
 
 def prediction(
@@ -159,106 +209,81 @@ def prediction(
     )  # fmt: skip
 
 
-Answer = tuple[dict[str, float], str | None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """How a student is asked."""
+
+    layout: Layout
+    longest: int
+    explain: bool
+    samples: int
+    temperature: float
+    rows: int
+    """Explanations of one task that are written at a time."""
 
 
-def _answer_batch(
-    student: Student, trees: Sequence[LabelTree], prompts: Sequence[Prompt], layout: Layout,
-    longest: int, explain: bool,
-) -> list[list[Answer]]:  # fmt: skip
+@dataclass(slots=True, kw_only=True)
+class _Question:
+    """A question about a conversation, while it is answered."""
+
+    ids: Ids
+    labels: LabelTree
+    seeds: list[int]
+    """Of the explanations to be drawn."""
+    ways: list[Ids]
+    """What was written before the label, up to it."""
+    log_probs: dict[str, float] = field(default_factory=dict)
+    answer: Ids = ()
+    """The most probable label, and the way that leads to it best."""
+    explanation: str | None = None
+
+
+def _answer(
+    student: Student, prefixes: Sequence[Ids], asked: Sequence[Sequence[_Question]], how: _How
+) -> None:
     encoder = student.encoder
-    prefixes = [prompt.prefix for prompt in prompts]
-    asked = [list(prompt.questions) for prompt in prompts]
-    why: list[list[str | None]] = [[None] * len(trees) for _ in prompts]
-    if layout is Layout.EXPLANATION_LABEL:
-        written = generate(student, prefixes, asked, longest, stop=encoder.separator[:1])
-        why = [[encoder.decode(w) for w in of_prompt] for of_prompt in written]
-        asked = [[q + w + encoder.separator for q, w in zip(*pair, strict=True)]
-                 for pair in zip(asked, written, strict=True)]  # fmt: skip
-    scored = score(student, [(prefix, list(zip(questions, trees, strict=True)))
-                             for prefix, questions in zip(prefixes, asked, strict=True)])  # fmt: skip
-    if layout is Layout.LABEL_EXPLANATION and explain:
-        begun = [
-            [q + tree.ids(max(s, key=lambda name: s[name])) + encoder.separator
-             for q, s, tree in zip(questions, found, trees, strict=True)]
-            for questions, found in zip(asked, scored, strict=True)
-        ]  # fmt: skip
-        written = generate(student, prefixes, begun, longest)
-        why = [[encoder.decode(w) for w in of_prompt] for of_prompt in written]
-    return [list(zip(*pair, strict=True)) for pair in zip(scored, why, strict=True)]
-
-
-def generate(
-    student: Student, prefixes: Sequence[Ids], branches: Sequence[Sequence[Ids]], longest: int,
-    stop: Ids = (),
-) -> list[list[Ids]]:  # fmt: skip
-    """Continue every branch of every prefix greedily; each prefix is read once.
-
-    Args:
-        student: who writes, in evaluation.
-        prefixes: conversations.
-        branches: of each prefix equally many; they begin behind it.
-        longest: in tokens.
-        stop: tokens that end a text, beside the end token.
-    """
-    count = len(branches[0])
-    ends = {student.encoder.end, *stop}
-    config = GenerationConfig(
-        max_new_tokens=longest, do_sample=False, eos_token_id=sorted(ends), pad_token_id=student.pad
-    )
-    with torch.no_grad():
-        if count > 1 and student.shares and not looks_through_window(student.model):
-            ids, mask, extra = _read_once(student, prefixes, branches)
-        else:
-            whole = [p + b for p, own in zip(prefixes, branches, strict=True) for b in own]
-            (ids, mask), extra = _left_padded(whole, student.pad), {}
-        model: Any = student.model  # a PeftModel forwards `generate` in a way no checker sees
-        device = model.device
-        output = model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config,
-            **extra,
-        )  # fmt: skip
-    rows = [_until(row, ends) for row in output[:, ids.shape[1] :].tolist()]
-    return [rows[i * count : (i + 1) * count] for i in range(len(prefixes))]
-
-
-def _read_once(
-    student: Student, prefixes: Sequence[Ids], branches: Sequence[Sequence[Ids]]
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Ids and mask of all branches, and the keys and values of their prefixes.
-
-    The padding of the branches stands between prefix and branch, where positions pass over it;
-    only a window, which counts places, would be misled.
-    """
-    model, count = student.model, len(branches[0])
-    head, seen = _left_padded(prefixes, student.pad)
-    tail, begun = _left_padded([b for own in branches for b in own], student.pad)
-    cache = DynamicCache(config=model.config)
-    positions = (seen.cumsum(-1) - 1).clamp(min=0)
-    model(
-        input_ids=head.to(model.device), attention_mask=seen.to(model.device), use_cache=True,
-        position_ids=positions.to(model.device), past_key_values=cache, logits_to_keep=1,
+    if how.layout in EXPLAINS_FIRST:
+        _write_ways(student, prefixes, asked, how)
+    scored = score_after(
+        student,
+        [(prefix, [(q.ids, q.labels) for q in own])
+         for prefix, own in zip(prefixes, asked, strict=True)],
+        [[q.ways for q in own] for own in asked],
     )  # fmt: skip
-    cache.batch_repeat_interleave(count)
-    ids = torch.cat([head.repeat_interleave(count, dim=0), tail], dim=1)
-    mask = torch.cat([seen.repeat_interleave(count, dim=0), begun], dim=1)
-    return ids, mask, {"past_key_values": cache}
+    for own, of_own in zip(asked, scored, strict=True):
+        for q, found in zip(own, of_own, strict=True):
+            q.log_probs = mixture(found)
+            label = max(q.log_probs, key=lambda name: q.log_probs[name])
+            best = max(range(len(found)), key=lambda way: found[way][label])
+            q.answer = q.ways[best] + q.labels.ids(label)
+            if how.layout in EXPLAINS_FIRST:
+                q.explanation = encoder.decode(q.ways[best][: -len(encoder.separator)])
+    if how.explain and how.layout in EXPLAINS_LAST:
+        begun = [[q.ids + q.answer + encoder.separator for q in own] for own in asked]
+        written = generate(student, prefixes, begun, how.longest)
+        for own, of_prefix in zip(asked, written, strict=True):
+            for q, words in zip(own, of_prefix, strict=True):
+                q.explanation = whole(q.explanation or "", encoder.decode(words))
 
 
-def _left_padded(rows: Sequence[Ids], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask, each (rows, longest)."""
-    width = max(map(len, rows))
-    ids = torch.tensor([(pad,) * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
+def _write_ways(
+    student: Student, prefixes: Sequence[Ids], asked: Sequence[Sequence[_Question]], how: _How
+) -> None:
+    separator = student.encoder.separator
+    for chosen in _chunks(range(how.samples), how.rows):
+        draws = None
+        if how.samples > 1:
+            seeds = [q.seeds[number] for own in asked for q in own for number in chosen]
+            draws = Draws(seeds, how.temperature, how.longest)
+        branches = [[q.ids for q in own for _ in chosen] for own in asked]
+        found = generate(student, prefixes, branches, how.longest, separator[:1], draws)
+        for own, of_prefix in zip(asked, found, strict=True):
+            rows = iter(of_prefix)
+            for q in own:
+                q.ways += [next(rows) + separator for _ in chosen]
 
 
-def _until(ids: list[int], ends: set[int]) -> Ids:
-    end = next((at for at, token in enumerate(ids) if token in ends), len(ids))
-    return tuple(ids[:end])
-
-
-def _chunks(order: list[int], size: int) -> Iterator[list[int]]:
+def _chunks(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     edges = [*range(0, len(order), size), len(order)]
     for start, end in pairwise(edges):
         yield order[start:end]

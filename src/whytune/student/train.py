@@ -1,10 +1,8 @@
 """The one training loop.
 
-An update takes `per_device_train_batch_size x gradient_accumulation_steps` bundles. Its loss is
-the sum of the negative log-likelihoods of its supervised tokens, divided by their number: it
-does not depend on how the bundles are divided into forward passes. An interrupted
-training goes on from its last checkpoint and ends where the uninterrupted one ends, bit for
-bit on a CPU in float32.
+An update takes `per_device_train_batch_size x gradient_accumulation_steps` bundles. Its loss does
+not depend on how they are divided into forward passes. An interrupted training goes on from its
+last checkpoint and ends where the uninterrupted one ends, bit for bit on a CPU in float32.
 """
 
 import math
@@ -26,11 +24,15 @@ from transformers import get_scheduler
 from whytune.errors import TrainingError
 from whytune.recipe import Train
 from whytune.student import checkpoint
-from whytune.student.bundle import Model, Node, logits
+from whytune.student.bundle import Model
 from whytune.student.checkpoint import Checkpoint
+from whytune.student.effort import label_share
 from whytune.student.encode import Bundle
 from whytune.student.models import Student
-from whytune.student.targets import Part
+from whytune.student.objective import terms, weighted_nll
+
+SAMPLE = 24
+"""Conversations on which the label's share of the gradient is measured."""
 
 
 @dataclass(slots=True)
@@ -40,7 +42,9 @@ class Progress:
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row per measurement: step, epoch, train_loss, label_nll, label_nlls (task ->
-    its own), learning_rate."""
+    its own), label_share, learning_rate."""
+    label_share_at_start: float | None = None
+    """None before it is measured."""
     loss_sum: float = 0.0
     """Losses of the updates since the last measurement."""
     best: float = math.inf
@@ -57,60 +61,10 @@ class Trained:
     tokens: int
     """Tokens that went through the student, prompts included."""
     stopped_early: bool
-
-
-def tree(bundle: Bundle) -> tuple[list[Node], list[tuple[int, int]]]:
-    """A bundle as a tree, and its supervised ids as (row of the tree's logits, id).
-
-    The id at a place of a branch is predicted one place before it, which for the first id is
-    the end of the prefix.
-    """
-    at_once = any(branch.parts[0] is not Part.PROMPT for branch in bundle.branches)
-    nodes = [Node(ids=bundle.prefix, wanted=(len(bundle.prefix) - 1,) if at_once else ())]
-    rows, targets = int(at_once), []
-    for branch in bundle.branches:
-        supervised = [at for at, part in enumerate(branch.parts) if part is not Part.PROMPT]
-        wanted = tuple(at - 1 for at in supervised if at > 0)
-        nodes.append(Node(ids=branch.ids, parent=0, wanted=wanted))
-        row = {at: rows + index for index, at in enumerate(wanted)} | {-1: 0}
-        targets += [(row[at - 1], branch.ids[at]) for at in supervised]
-        rows += len(wanted)
-    return nodes, targets
-
-
-def token_nll(student: Student, bundles: Sequence[Bundle], through: Model | None = None) -> Tensor:
-    """Negative log-likelihood of every supervised token.
-
-    Args:
-        student: who is asked.
-        bundles: run in one forward pass.
-        through: the student's model as wrapped for several devices; without it, the model itself.
-
-    Returns:
-        Nats, float32, (supervised tokens of all bundles in their order,).
-    """
-    trees = [tree(bundle) for bundle in bundles]
-    found = logits(student, [nodes for nodes, _ in trees], through)
-    rows, targets, first = [], [], 0
-    for nodes, of_tree in trees:
-        rows += [first + row for row, _ in of_tree]
-        targets += [token for _, token in of_tree]
-        first += sum(len(node.wanted) for node in nodes)
-    chosen = found[torch.tensor(rows, device=found.device)]
-    return torch.nn.functional.cross_entropy(
-        chosen, torch.tensor(targets, device=found.device), reduction="none"
-    )
-
-
-def label_nlls(student: Student, bundle: Bundle) -> list[float]:
-    """Negative log-probability of the taught label of each branch, in nats, without dropout."""
-    student.model.eval()
-    with torch.no_grad():
-        losses = iter(token_nll(student, [bundle]).tolist())
-    return [
-        sum(next(losses) * (part is Part.LABEL) for part in branch.parts if part is not Part.PROMPT)
-        for branch in bundle.branches
-    ]
+    label_share: float
+    """`effort.label_share`, on the same few lessons at every measurement; their mean."""
+    label_share_at_start: float
+    """The same before the first update."""
 
 
 def schedule(n: int, settings: Train, processes: int = 1) -> int:
@@ -142,7 +96,7 @@ def train(
 
     Args:
         student: base with a fresh adapter.
-        bundles: the encoded lessons, a conversation each.
+        bundles: the encoded lessons, a conversation each, with their weights.
         settings: learning rate, batch, epochs, choice of checkpoint.
         seed: draws the order of the lessons and the dropout.
         folder: where checkpoints go; one that is there and whole is gone on from.
@@ -151,9 +105,10 @@ def train(
         advance: called after each update with the step and its loss.
 
     Raises:
-        TrainingError: a loss that is not a finite number.
+        TrainingError: a loss that is not a finite number, or an update in which nothing weighs.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if _is_bf16(student) else "no")
+    is_bf16 = student.model.dtype is torch.bfloat16
+    accelerator = Accelerator(mixed_precision="bf16" if is_bf16 else "no")
     total = schedule(len(bundles), settings, accelerator.num_processes)
     parameters = [p for p in student.model.parameters() if p.requires_grad]
     optimizer = AdamW(
@@ -175,6 +130,8 @@ def train(
         updates=loop.at.step,
         tokens=loop.tokens(),
         stopped_early=loop.at.step < total,
+        label_share=statistics.fmean(_number(row["label_share"]) for row in loop.at.history),
+        label_share_at_start=_number(loop.at.label_share_at_start),
     )
 
 
@@ -202,6 +159,8 @@ class _Loop:
     ) -> None:
         every = self.settings.eval_steps or max(1, round(len(self.bundles) / self.size))
         patience = self.settings.early_stopping_patience
+        if self.at.step == 0:
+            self.at.label_share_at_start = self._label_share()
         while self.at.step < self.total and not (patience and self.at.stale >= patience):
             loss = self._update(self._lessons(self.at.step))
             self.at.step += 1
@@ -219,7 +178,8 @@ class _Loop:
 
     def resume(self) -> None:
         found = checkpoint.newest(self.folder)
-        if found is None:
+        # An earlier version's checkpoint does not know the share at the start.
+        if found is None or "label_share_at_start" not in found.facts["progress"]:
             return
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in found.tensors.items():
@@ -245,9 +205,12 @@ class _Loop:
 
     def _update(self, lessons: list[Bundle]) -> float:
         self.wrapped.train()
-        supervised = sum(
-            p is not Part.PROMPT for b in lessons for branch in b.branches for p in branch.parts
-        )
+        total = sum(weight for _, weight in terms(lessons))
+        if total == 0:
+            raise TrainingError(
+                f"update {self.at.step + 1}: the weights of its {len(lessons)} conversations sum to "
+                "0, expected more; raise the arm's label_weight or explanation_weight"
+            )
         own = lessons[self.accelerator.process_index :: self.accelerator.num_processes]
         size = self.settings.per_device_train_batch_size
         passes = [own[at : at + size] for at in range(0, len(own), size)]
@@ -255,7 +218,7 @@ class _Loop:
         for index, lessons_of_pass in enumerate(passes):
             last = index == len(passes) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                part = token_nll(self.student, lessons_of_pass, self.wrapped).sum() / supervised
+                part = weighted_nll(self.student, lessons_of_pass, self.wrapped).sum() / total
                 # Gradients are averaged over processes; the loss is a sum over them.
                 self.accelerator.backward(part * self.accelerator.num_processes)
                 loss += part.detach()
@@ -265,10 +228,8 @@ class _Loop:
                 f"update {self.at.step + 1}: the loss is {value}; lower train.learning_rate "
                 f"(now {self.settings.learning_rate})"
             )
-        self.accelerator.clip_grad_norm_(
-            [p for p in self.student.model.parameters() if p.requires_grad],
-            self.settings.max_grad_norm,
-        )
+        trained = [p for p in self.student.model.parameters() if p.requires_grad]
+        self.accelerator.clip_grad_norm_(trained, self.settings.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
@@ -284,6 +245,7 @@ class _Loop:
             "train_loss": self.at.loss_sum / (self.at.step - previous),
             "label_nll": label_nll,
             "label_nlls": label_nlls,
+            "label_share": self._label_share(),
             "learning_rate": self.scheduler.get_last_lr()[0],
         })  # fmt: skip
         self.at.loss_sum = 0.0
@@ -293,6 +255,11 @@ class _Loop:
             if self.settings.load_best_model_at_end:
                 state = get_peft_model_state_dict(self.student.adapted)
                 self.best_adapter = {name: t.detach().clone() for name, t in state.items()}
+
+    def _label_share(self) -> float:
+        sample = self.bundles[:SAMPLE]
+        batches = [sample[at : at + self.size] for at in range(0, len(sample), self.size)]
+        return label_share(self.student, batches, self.settings.per_device_train_batch_size)
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -306,6 +273,7 @@ class _Loop:
         if torch.cuda.is_available():
             tensors["rng/cuda"] = torch.cuda.get_rng_state()
         progress = {"history": self.at.history, "loss_sum": self.at.loss_sum,
+                    "label_share_at_start": self.at.label_share_at_start,
                     "best": self.at.best, "stale": self.at.stale}  # fmt: skip
         scheduler = {name: value for name, value in self.scheduler.state_dict().items()
                      if name != "lr_lambdas"}  # fmt: skip
@@ -326,5 +294,6 @@ class _Loop:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def _is_bf16(student: Student) -> bool:
-    return student.model.dtype is torch.bfloat16
+def _number(saved: float | None) -> float:
+    """A checkpoint writes what is not a finite number as null."""
+    return math.nan if saved is None else saved

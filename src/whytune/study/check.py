@@ -4,14 +4,13 @@ Reads the data and looks at every text, tokenises every lesson, proves its mask,
 update. Faults would make the figures wrong; remarks are for the reader to judge.
 """
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whytune import pipeline
+from whytune import pipeline, taught
 from whytune.corpora.identity import normal
 from whytune.errors import CorpusError, EncodingError
 from whytune.lint import health, texts
@@ -20,9 +19,11 @@ from whytune.material import Material, conversations, gather, left_out, not_aske
 from whytune.progress import Progress
 from whytune.recipe import Recipe
 from whytune.records import Example, Lesson, Split
+from whytune.run_folder import Cell
 from whytune.student.prompting import conversation_text
 from whytune.study import check_page, grid, quarantine, remarks
 from whytune.study.findings import Findings, Load, Masked, Piece, Sheet, Tokens
+from whytune.study.loads import load
 
 if TYPE_CHECKING:
     from whytune.student.encode import Bundle, Encoder
@@ -53,12 +54,13 @@ def check(recipe: Recipe, show: Progress, page: Path | None = None) -> list[Find
     corpora = {material.corpus.name: material.corpus for material in materials.values()}
     healths = {name: health.examine(corpus) for name, corpus in corpora.items()}
     sheets: list[Sheet] = []
-    asked = grid.cells(recipe, materials)
+    asked = [cell for cell in grid.cells(recipe, materials) if cell.seed == recipe.seeds[0]]
     for corpus, tasks in dict.fromkeys((cell.corpus, cell.tasks) for cell in asked):
         own = [materials[corpus, task] for task in tasks]
+        cells = [cell for cell in asked if (cell.corpus, cell.tasks) == (corpus, tasks)]
         made = [_of_task(recipe, material, healths[corpus], student) for material in own]
-        if all(material.lessons[arm] for material in own for arm in recipe.arms):
-            made[-1] = _of_students(recipe, own, student, made[-1])
+        if all(material.told for material in own):
+            made[-1] = _of_students(recipe, cells, own, student, made[-1])
         sheets += made
     if page is not None:
         quarantine.write(page, {name: corpus.ledger for name, corpus in corpora.items()})
@@ -69,7 +71,7 @@ def check(recipe: Recipe, show: Progress, page: Path | None = None) -> list[Find
 def _gather(recipe: Recipe, page: Path | None) -> dict[tuple[str, str], Material]:
     """The material; where it is refused, the rows that could not be read are written first."""
     try:
-        return gather(recipe, untaught=True)
+        return gather(recipe, untaught=True, stand_in=True)
     except CorpusError:
         if page is not None:
             quarantine.write(page, quarantine.refused(recipe))
@@ -77,21 +79,22 @@ def _gather(recipe: Recipe, page: Path | None) -> dict[tuple[str, str], Material
 
 
 def _of_students(
-    recipe: Recipe, materials: Sequence[Material], student: "Student", sheet: Sheet
-) -> Sheet:
+    recipe: Recipe, cells: Sequence[Cell], materials: Sequence[Material], student: "Student",
+    sheet: Sheet,
+) -> Sheet:  # fmt: skip
     """The sheet with the masks and loads of those who learn these tasks, one student an arm."""
     masks: list[Masked] = []
     loads: list[Load] = []
     faults = list(sheet.findings.faults)
     try:
-        for arm in recipe.arms:
-            bundles = pipeline.encode(student, materials, arm)
-            about = conversations(materials, arm)
+        for cell in cells:
+            about = conversations(materials, cell.arm, cell.seed)
+            bundles = taught.lessons(recipe, cell, materials, student)
             masks += [
-                _masked(arm, lessons, bundle, student.encoder)
+                _masked(cell.arm, lessons, bundle, student.encoder)
                 for lessons, bundle in list(zip(about, bundles, strict=True))[:SHOWN]
             ]
-            loads.append(_load(recipe, arm, about, bundles, student))
+        loads = load(recipe, materials, student)
     except EncodingError as error:
         faults.append(str(error))
     findings = replace(sheet.findings, faults=tuple(dict.fromkeys(faults)), masks=tuple(masks),
@@ -102,7 +105,7 @@ def _of_students(
 def _of_task(recipe: Recipe, material: Material, found: Health, student: "Student") -> Sheet:
     """What can be said about a task before anyone is taught it."""
     faults = list(remarks.faults(material.corpus.name, found))
-    explanations = _explanations(material)
+    explanations = _explanations(material, recipe.seeds[0])
     written = {arm: _counts(student.encoder, own) for arm, own in explanations.items()}
     label_ids: dict[str, tuple[int, ...]] = {}
     counts: tuple[int, ...] = ()
@@ -130,8 +133,7 @@ def _of_task(recipe: Recipe, material: Material, found: Health, student: "Studen
 def _of_data(
     recipe: Recipe, material: Material, found: Health, tokens: Tokens | None
 ) -> Findings:  # fmt: skip
-    taught = next(iter(material.lessons.values()))
-    lessons = Counter(lesson.label for lesson in taught)
+    lessons = Counter(one.label for one in material.told)
     measured = Counter(reference.label for reference in material.references.values())
     parts = Counter(example.split for example in material.corpus.examples)
     against = conflicts(material)
@@ -148,18 +150,19 @@ def _of_data(
         reference=material.reference, health=found, tokens=tokens,
         remarks=(
             *not_asked(material),
-            *remarks.of_lessons(material, taught, list(left_out(recipe, material))),
+            *remarks.of_lessons(material, list(left_out(recipe, material))),
             *remarks.of_texts(found, against, tokens),
             *remarks.of_votes(voted, disputed),
         ),
     )  # fmt: skip
 
 
-def _explanations(material: Material) -> dict[str, tuple[str, ...]]:
+def _explanations(material: Material, seed: int) -> dict[str, tuple[str, ...]]:
     """Arm -> its explanations; without the arms that teach none."""
     found = {
         arm: tuple(lesson.explanation for lesson in lessons if lesson.explanation is not None)
-        for arm, lessons in material.lessons.items()
+        for arm in material.arms
+        for lessons in [material.lessons(arm, seed)]
     }
     return {arm: own for arm, own in found.items() if own}
 
@@ -191,10 +194,8 @@ def conflicts(material: Material) -> dict[str, dict[str, int]]:
 
 
 def _answers(material: Material) -> Mapping[str, tuple[tuple[str, float | None], ...]]:
-    taught = next(iter(material.lessons.values()))
-    scores: Sequence[float | None] = material.scores or [None] * len(taught)
     return {
-        "taught": tuple(zip((lesson.label for lesson in taught), scores, strict=True)),
+        "taught": tuple((one.label, one.verdict.score) for one in material.told),
         "measured": tuple((r.label, r.score) for r in material.references.values()),
     }
 
@@ -212,29 +213,4 @@ def _masked(arm: str, lessons: Sequence[Lesson], bundle: "Bundle", encoder: "Enc
         tasks=tuple(lesson.task.name for lesson in lessons),
         pieces=tuple(Piece(part=part, text=encoder.decode(ids, special=True), branch=index)
                      for index, part, ids in runs),
-    )  # fmt: skip
-
-
-def _load(
-    recipe: Recipe, arm: str, about: Sequence[Sequence[Lesson]], bundles: "Sequence[Bundle]",
-    student: "Student",
-) -> Load:  # fmt: skip
-    from whytune.student import train
-
-    per_epoch = sum(map(len, bundles))
-    size = recipe.train.per_device_train_batch_size
-    sample = sorted(bundles, key=len)[len(bundles) // 2 :][:size]
-    student.model.train()
-    train.token_nll(student, [min(bundles, key=len)]).mean().backward()  # the first pass is slow
-    started = time.perf_counter()
-    train.token_nll(student, sample).mean().backward()
-    seconds = time.perf_counter() - started
-    student.model.zero_grad()
-    speed = sum(map(len, sample)) / seconds
-    return Load(
-        arm=arm, task="+".join(dict.fromkeys(x.task.name for lessons in about for x in lessons)),
-        lessons=sum(map(len, about)), conversations=len(bundles), tokens_per_epoch=per_epoch,
-        longest=max(map(len, bundles)), cut=sum(bundle.cut > 0 for bundle in bundles),
-        updates=train.schedule(len(bundles), recipe.train),
-        seconds=per_epoch * recipe.train.num_train_epochs / speed,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from whytune.records import Kind
 from whytune.study import check_figures, check_tables, figures, tables
 from whytune.study.findings import Findings, Sheet
 from whytune.study.page import environment
+from whytune.teaching.vocabulary import STOP_WORDS
 
 NAME = "check.html"
 
@@ -90,7 +91,7 @@ def _pictures(folder: Path, key: str, sheet: Sheet) -> Iterator[Picture]:
     yield _picture(
         folder, f"{key}--positions", "Where words mean something",
         f"Share of explanations whose word at a position is no stopword (English: "
-        f"{words.STOP_WORDS}), of those that reach it; told while {words.FEWEST} explanations or "
+        f"{STOP_WORDS}), of those that reach it; told while {words.FEWEST} explanations or "
         f"more do. n = {sizes}.",
         rows, [("", check_figures.positions(rows, arms))],
     )  # fmt: skip
@@ -137,7 +138,7 @@ def _beginnings(folder: Path, key: str, sheet: Sheet) -> Picture:
             charts.append((name, check_figures.beginnings(own, name)))
     caption = (
         f"The words that stand most often among an explanation's first {words.FIRST}, without "
-        f"stopwords (English: {words.STOP_WORDS})."
+        f"stopwords (English: {STOP_WORDS})."
     )
     return _picture(folder, f"{key}--beginnings", "How explanations begin", caption, rows, charts)
 

@@ -45,9 +45,17 @@ class Load:
     """Tokens of the longest conversation with all its lessons."""
     cut: int
     """Conversations that lost their middle."""
+    supervised: Mapping[str, int]
+    """Tokens an epoch by span: `label`, `explanation`, `frame`."""
+    passes: float
+    """Epochs, as the arm makes them."""
     updates: int
+    flops: int
+    """Floating point operations of all passes forward and back."""
     seconds: float
-    """All epochs, from one timed update; without the measurements in between."""
+    """All epochs, from one timed update."""
+    measuring: float
+    """Seconds of answering: the curve's measurements and the test part, from a few examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

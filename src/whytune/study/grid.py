@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whytune import pipeline, run_folder, store
+from whytune import explaining, pipeline, run_folder, store
 from whytune.corpora import manifest
 from whytune.errors import RecipeError
 from whytune.evidence import baselines
@@ -28,7 +28,8 @@ LONGEST_NAME = 255
 
 
 def cells(recipe: Recipe, materials: Materials) -> list[Cell]:
-    """Every student of the study, seed by seed, so that a first answer is there early.
+    """Every student of the study, seed by seed, so that a first answer is there early; arms whose
+    gradient is matched to another one's come after it.
 
     Raises:
         RecipeError: the tasks that one student is to learn make too long a name for its folder.
@@ -37,7 +38,7 @@ def cells(recipe: Recipe, materials: Materials) -> list[Cell]:
         Cell(corpus=corpus, tasks=tasks, arm=arm, seed=seed)
         for seed in recipe.seeds
         for corpus, tasks in taught_together(recipe, materials)
-        for arm in recipe.arms
+        for arm in sorted(recipe.arms, key=lambda arm: recipe.arms[arm].gradient_of is not None)
     ]
     for cell in made:
         if len(cell.id.encode()) > LONGEST_NAME:
@@ -75,7 +76,7 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     """
     clock = time.perf_counter()
     pipeline.require_torch()
-    materials = gather(recipe)
+    materials = _gathered(recipe, show)
     asked = cells(recipe, materials)
     spent = _run(recipe, materials, asked, folder, show)
     _claim(recipe, materials, folder)
@@ -93,6 +94,14 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     }
     store.write_json(folder / "summary.json", summary)
     return {**summary, "report": str(report.build(folder))}
+
+
+def _gathered(recipe: Recipe, show: Progress) -> Materials:
+    """The material, once the reasons that it teaches are written."""
+    if any(arm.spoken == "generated" for arm in recipe.arms.values()):
+        pipeline.require_torch()
+        explaining.explain(recipe, show)
+    return gather(recipe)
 
 
 def _claim(recipe: Recipe, materials: Materials, folder: Path) -> None:
@@ -140,7 +149,7 @@ def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dic
         RecipeError: the recipe has no such arm, several corpora or seeds, or several tasks that
             are not taught jointly.
     """
-    materials = gather(recipe)
+    materials = _gathered(recipe, show)
     taught = taught_together(recipe, materials)
     if len(taught) > 1 or len(recipe.seeds) > 1:
         raise RecipeError(
@@ -170,15 +179,14 @@ def _write_baselines(recipe: Recipe, materials: Materials, folder: Path, show: P
 
 def without_model(recipe: Recipe, material: Material, name: str) -> list[Prediction]:
     """The answers of a baseline that is fitted on the lessons."""
-    lessons = next(iter(material.lessons.values()))
-    labels = [lesson.label for lesson in lessons]
+    labels = [one.label for one in material.told]
     test = material.part(Split.TEST)
     ids = [example.id for example in test]
     if name == "prior":
         return baselines.prior(labels, material.task, ids, material.scores)
     context = recipe.prompt.context_turns
     return baselines.tfidf(
-        [conversation_text(lesson.example.turns, context) for lesson in lessons], labels,
+        [conversation_text(one.example.turns, context) for one in material.told], labels,
         material.scores, [conversation_text(example.turns, context) for example in test], ids,
         material.task,
     )  # fmt: skip

@@ -7,7 +7,6 @@ from whytune.lint import duplicates
 from whytune.lint.health import Health
 from whytune.lint.texts import Lengths
 from whytune.material import Material
-from whytune.records import Lesson
 from whytune.student.prompting import conversation_text
 from whytune.study.findings import Findings, Tokens
 
@@ -27,28 +26,31 @@ def faults(corpus: str, health: Health) -> Iterator[str]:
 
 
 def of_lessons(
-    material: Material, taught: Sequence[Lesson], left_out: Sequence[tuple[str, str]]
-) -> Iterator[str]:
+    material: Material, left_out: Sequence[tuple[str, str]]
+) -> Iterator[str]:  # fmt: skip
     """About what is taught: what is left out, what repeats, and how the labels are spread."""
     yield from material.corpus.notes
-    if not taught:
+    if not material.told:
         yield (
             "nothing to teach from: " + ("only to measure on" if material.annotations else
             f"nobody has answered {material.task.name} about it yet")
         )  # fmt: skip
         return
+    if material.unwritten:
+        yield (f"{material.unwritten} reasons are not written yet; others stand in for them here "
+               "(`whytune explain` writes them)")  # fmt: skip
     for what, why in left_out:
         yield f"{what} are taught in no arm: {why}"
-    examples = {lesson.example.id: lesson.example for lesson in taught}
+    examples = {one.example.id: one.example for one in material.told}
     texts = Counter(conversation_text(example.turns, None) for example in examples.values())
     if repeated := sum(count - 1 for count in texts.values()):
         yield f"{repeated} training examples repeat the text of another"
-    counts = Counter(lesson.label for lesson in taught)
+    counts = Counter(one.label for one in material.told)
     for name in material.task.label_names:
-        if counts[name] < RARE * len(taught):
-            yield f"label {name!r} is rare: {counts[name]} of {len(taught)} lessons"
+        if counts[name] < RARE * len(material.told):
+            yield f"label {name!r} is rare: {counts[name]} of {len(material.told)} lessons"
     top, most = counts.most_common(1)[0]
-    yield f"always answering {top!r} would be right for {most / len(taught):.0%} of the lessons"
+    yield f"always answering {top!r} would be right for {most / len(material.told):.0%} of the lessons"
 
 
 def of_texts(

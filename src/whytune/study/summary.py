@@ -82,7 +82,7 @@ def _arm_rows(
             "role": "arm", "seeds": list(recipe.seeds),
             "runs": [f"runs/{cell.id}" for cell in own if cell.arm == arm],
             "scorecard": store.plain(run_folder.scorecard(answers[arm], material, recipe)),
-            "layout": str(material.lessons[arm][0].layout), "explanation": spec.explanation,
+            "layout": str(spec.answers_in), "explanation": spec.explanation,
         }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 Reads `TABLE_train.tsv`, one `question TAB answer TAB reasoning` a line, newlines inside written as
 `\\n`. Tables whose answers are the same few for every question are classification tasks; those
-with open answers are refused. There is no test part, so the split is drawn.
+with open answers are refused, but can teach a reason generator (`open_rows`). There is no test
+part, so the split is drawn.
 """
 
 import re
@@ -61,11 +62,31 @@ def answers(name: str, path: Path, spec: CorpusSpec) -> tuple[str, ...]:
     return (_TASKS[asked.part(name, ABOUT, _with_table(name, path, spec))],)
 
 
-def _with_table(name: str, path: Path, spec: CorpusSpec) -> CorpusSpec:
+def open_table(path: str, spec: CorpusSpec) -> str | None:
+    """The table that is asked for, where its answers are open."""
+    part = spec.part or _named_by(Path(path))
+    return part if part in _OPEN else None
+
+
+def open_rows(path: Path, table: str, ledger: Ledger) -> Iterator[tuple[str, str, str]]:
+    """Question, answer and reasoning of every row of a table with open answers; some may be empty.
+
+    Raises:
+        CorpusError: the table's file is not there.
+    """
+    for file in release.found(path, [f"{table}_train.tsv"], f"{ABOUT.title} ({table})"):
+        for row in reading.parsed(reading.text_rows(file, ledger), _cells, ledger):
+            yield row.value
+
+
+def _named_by(path: Path) -> str | None:
     """A file that is named alone says by itself which table is meant."""
     stem, _, rest = path.name.removesuffix(".gz").rpartition("_")
-    if spec.part is None and rest == "train.tsv" and stem in (*ABOUT.parts, *_OPEN):
-        spec = spec.model_copy(update={"part": stem})
+    return stem if rest == "train.tsv" and stem in (*ABOUT.parts, *_OPEN) else None
+
+
+def _with_table(name: str, path: Path, spec: CorpusSpec) -> CorpusSpec:
+    spec = spec.model_copy(update={"part": spec.part or _named_by(path)})
     if spec.part in _OPEN:
         raise CorpusError(
             f"corpora.{name}.part: found {spec.part!r}, whose answers differ from question to "
@@ -75,12 +96,17 @@ def _with_table(name: str, path: Path, spec: CorpusSpec) -> CorpusSpec:
     return spec
 
 
+def _cells(line: str) -> tuple[str, str, str]:
+    cells = line.split("\t")
+    if len(cells) != 3:
+        raise ValueError(f"found {len(cells)} cells, expected question, answer and reasoning")
+    question, answer, reasoning = (cell.replace("\\n", "\n").strip() for cell in cells)
+    return question, answer, reasoning
+
+
 def _items(file: release.File, table: str, tasks: Sequence[Task], ledger: Ledger) -> Iterator[Item]:
     def item(line: str) -> Iterator[Item]:
-        cells = line.split("\t")
-        if len(cells) != 3:
-            raise ValueError(f"found {len(cells)} cells, expected question, answer and reasoning")
-        question, answer, reasoning = (cell.replace("\\n", "\n").strip() for cell in cells)
+        question, answer, reasoning = _cells(line)
         fields.one_of(answer, tasks[0].label_names)
         yield labelled.labelled(
             "flan_cot", (Turn(role="text", text=question),), answer, tasks,

@@ -1,0 +1,136 @@
+"""What the student of an arm is taught: its prompt, its encoded lessons, its training settings.
+
+Where an arm is matched to another one, its learning rate or its length of training follow from what
+that one is taught.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whytune import run_folder, store
+from whytune.errors import RecipeError
+from whytune.material import Material, conversations
+from whytune.recipe import Prompting, Recipe, Train
+from whytune.run_folder import Cell
+
+if TYPE_CHECKING:
+    from whytune.student.encode import Bundle
+    from whytune.student.models import Student
+
+
+def prompting(recipe: Recipe, arm: str, *, asked: bool = False) -> Prompting:
+    """How the student of an arm is prompted while it is taught, or once it is asked."""
+    spec = recipe.arms[arm]
+    system = spec.paraphrase if asked and spec.paraphrase is not None else spec.system
+    return recipe.prompt if system is None else recipe.prompt.model_copy(update={"system": system})
+
+
+def prompted(student: "Student", recipe: Recipe, arm: str, *, asked: bool = False) -> "Student":
+    """A student with the system instruction of its arm.
+
+    Args:
+        student: base, perhaps with an adapter.
+        recipe: has the arm.
+        arm: its name.
+        asked: as it is asked after it was taught, rather than as it is taught.
+
+    Raises:
+        EncodingError: the chat template cannot carry the instruction.
+    """
+    from whytune.student.encode import Encoder
+
+    own = student.encoder
+    wanted = prompting(recipe, arm, asked=asked)
+    if wanted == own.prompting:
+        return student
+    return replace(student, encoder=Encoder(own.tokenizer, wanted, own.context))
+
+
+def lessons(
+    recipe: Recipe, cell: Cell, materials: Sequence[Material], student: "Student"
+) -> "list[Bundle]":
+    """A cell's lessons as its student reads them: one bundle for each conversation, each with a
+    proof of its mask and with the arm's weights.
+
+    Raises:
+        EncodingError: a label or explanation that would not be supervised exactly.
+    """
+    from whytune.student.encode import audit
+    from whytune.student.objective import weigh
+
+    encoder = prompted(student, recipe, cell.arm).encoder
+    tasks = [material.task for material in materials]
+    return [
+        weigh(audit(encoder, about, tasks), about, recipe.arms[cell.arm], encoder)
+        for about in conversations(materials, cell.arm, cell.seed)
+    ]
+
+
+def settings(
+    recipe: Recipe, cell: Cell, materials: Sequence[Material], student: "Student", folder: Path
+) -> tuple[Train, dict[str, Any]]:
+    """How the student of a cell is trained.
+
+    Args:
+        recipe: has the settings that are the same for all arms.
+        cell: which student.
+        materials: one for each of its tasks.
+        student: who encodes the lessons.
+        folder: of its run; the runs that it may be matched to stand beside it.
+
+    Returns:
+        The settings, and those of them that are the arm's own: `learning_rate` and
+        `num_train_epochs`, where it is matched to another one.
+
+    Raises:
+        RecipeError: the arm whose gradient is to be matched is not taught yet.
+    """
+    arm = recipe.arms[cell.arm]
+    changed: dict[str, Any] = {}
+    if arm.gradient_of is not None:
+        share = _label_share(recipe, cell, arm.gradient_of, materials, folder)
+        changed["learning_rate"] = recipe.train.learning_rate * share
+    if arm.tokens_of or arm.updates_of:
+        changed["num_train_epochs"] = passes(recipe, cell, materials, student)
+    return recipe.train.model_copy(update=changed), changed
+
+
+def passes(recipe: Recipe, cell: Cell, materials: Sequence[Material], student: "Student") -> float:
+    """How often a student goes through its lessons.
+
+    Arms have the same conversations, so as many updates are as many passes.
+
+    Args:
+        recipe: has the arms.
+        cell: which student.
+        materials: one for each of its tasks.
+        student: who encodes the lessons.
+    """
+    from whytune.student.effort import supervised
+
+    arm = recipe.arms[cell.arm]
+    if arm.updates_of is not None:
+        cell, arm = replace(cell, arm=arm.updates_of), recipe.arms[arm.updates_of]
+    if arm.tokens_of is None:
+        return recipe.train.num_train_epochs
+    theirs, own = (
+        sum(supervised(lessons(recipe, one, materials, student)).values())
+        for one in (replace(cell, arm=arm.tokens_of), cell)
+    )
+    return recipe.train.num_train_epochs * theirs / own
+
+
+def _label_share(
+    recipe: Recipe, cell: Cell, other: str, materials: Sequence[Material], folder: Path
+) -> float:
+    """The share of label tokens in the gradient's norm of the arm that is matched."""
+    theirs = replace(cell, arm=other)
+    place = folder.parent / theirs.id
+    if not run_folder.finished(recipe, theirs, materials, place):
+        raise RecipeError(
+            f"arms.{cell.arm}.gradient_of: {other} is not taught yet ({place}), and its gradient is "
+            f"measured while it is; teach it first: `whytune train RECIPE --arm {other}`"
+        )
+    return float(store.read_json(place / "run.json")["label_share"])
