@@ -1,4 +1,4 @@
-"""Writes what can be read off the code: docs/{recipe,cli,corpora}.md, the README's tree.
+"""Writes what can be read off the code: docs/{recipe,cli,corpora,arms}.md, the README's tree.
 
 python docs/generate.py            write
 python docs/generate.py --check    write nothing; exit 1 and name what is stale
@@ -13,8 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "whytune"
-OPEN, CLOSE = "<!-- tree -->", "<!-- /tree -->"
 WIDTH = 80
+SHOWN = 2
+"""Which conversation shows the arms."""
 
 
 def tree() -> str:
@@ -37,14 +38,40 @@ def summary(path: Path) -> str:
     return paragraph.partition(". ")[0].rstrip(".")
 
 
-def readme() -> str:
-    """The README with a fresh tree between its marks."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, opened, rest = text.partition(OPEN)
-    _, closed, after = rest.partition(CLOSE)
+def between(path: Path, name: str, body: str) -> str:
+    """A page with a fresh body between the marks of a name."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, opened, rest = path.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
     if not (opened and closed):
-        raise SystemExit(f"README.md: expected {OPEN} and {CLOSE} around the tree")
-    return f"{before}{OPEN}\n{tree()}\n{CLOSE}{after}"
+        raise SystemExit(f"{path}: expected {start} and {end} around what is generated")
+    return f"{before}{start}\n{body}\n{end}{after}"
+
+
+def arms() -> str:
+    """One conversation of the starter set under every arm of recipes/starter-arms.yaml."""
+    import yaml
+
+    from whytune import recipe_file
+    from whytune.material import gather
+    from whytune.student.prompting import conversation_text, question_text
+    from whytune.student.targets import render
+
+    path = ROOT / "recipes" / "starter-arms.yaml"
+    spelt = yaml.safe_load(path.read_text(encoding="utf-8"))["arms"]
+    recipe = recipe_file.load(path)
+    (material,) = gather(recipe, stand_in=True).values()
+    example = material.told[SHOWN].example
+    prompt = [conversation_text(example.turns, None), question_text(material.task)]
+    lines = ["What is read:", "", "```text", "\n\n".join(prompt), "```"]
+    for name, knobs in spelt.items():
+        if recipe.arms[name].spoken == "generated":  # what that is, only a model can say
+            continue
+        lesson = material.lessons(name, 0)[SHOWN]
+        target = render(lesson.label, lesson.explanation, lesson.layout)
+        setting = yaml.safe_dump(knobs, default_flow_style=True, width=1000, sort_keys=False)
+        lines += ["", f"**{name}** `{setting.strip()}`", "", "```text", target.text, "```"]
+    return "\n".join(lines)
 
 
 def recipe_page() -> str:
@@ -141,7 +168,8 @@ def main(arguments: list[str]) -> int:
         ROOT / "docs" / "recipe.md": recipe_page(),
         ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "corpora.md": corpora_page(),
-        ROOT / "README.md": readme(),
+        ROOT / "docs" / "arms.md": between(ROOT / "docs" / "arms.md", "arms", arms()),
+        ROOT / "README.md": between(ROOT / "README.md", "tree", tree()),
     }
     stale = [
         path

@@ -151,7 +151,7 @@ def test_raters_of_one_example_do_not_stand_in_for_each_other() -> None:
 def test_what_cannot_be_replaced_is_told() -> None:
     with pytest.raises(TeachingError, match="label bad: there is no example beside e1"):
         variants.make("other-same", SAID[:3], 0)
-    with pytest.raises(TeachingError, match="label A: none of its 2 explanations has a word"):
+    with pytest.raises(TeachingError, match="none of the 2 explanations of A has a word"):
         variants.make("random-shuffle", _many("it is the", "A", 2), 0)
-    with pytest.raises(TeachingError, match="label B: none of its 1 explanations"):
+    with pytest.raises(TeachingError, match="none of the 1 explanations of B has"):
         variants.make("random-associated", [*_many("pear", "A", 2), *_many("the", "B", 1)], 0)

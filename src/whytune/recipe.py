@@ -161,14 +161,15 @@ class Generator(Settings):
     model: str | None = None
     """Its base model; without it, the recipe's."""
     corpora: Annotated[dict[FolderName, CorpusSpec], Field(min_length=1)]
-    """Name -> what it learns from: any corpus or table with explanations, also one whose answers
-    are not the same few (FLAN's `ecqa`, `gsm8k`, `qasc`, `aqua`)."""
+    """Name -> what it learns from, with the knobs of `corpora`: any corpus or table with
+    explanations, also one whose answers are not the same few (FLAN's `ecqa`, `gsm8k`, `qasc`,
+    `aqua`)."""
     tasks: list[Either[BuiltInTask, TaskSpec]] = []
-    """What those corpora answer; not needed for open answers."""
+    """What those corpora answer, as in `tasks`; not needed for open answers."""
     seed: Count = 0
     """Draws its adapter and the order of its lessons."""
     train: Train = Train()
-    """Its training."""
+    """Its training, with the knobs of `train`."""
     max_new_tokens: Positive = 80
     """Longest reason that it writes, in tokens."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
@@ -216,11 +217,6 @@ class Recipe(Settings):
     journal: str | None = None
     """File with every request and reply, relative to the recipe. Without it, beside the recipe
     and named as its file is: mine.yaml has mine.journal."""
-    generator: Annotated[Generator | None, Field(validate_default=True)] = None
-    """Who writes the reasons that arms with `explanation: generated` teach."""
-    reasons: str | None = None
-    """Folder with the generator and every reason that it wrote, relative to the recipe. Without it,
-    beside the recipe and named as its file is: mine.yaml has mine.reasons."""
     lessons: Literal["verdict", "raters"] = "verdict"
     """What is taught: `verdict`, one lesson per example and task; `raters`, one lesson for every
     readable reply, with its own label and explanation, all of them branches of the one
@@ -229,6 +225,11 @@ class Recipe(Settings):
     train: Train = Train()
     predict: Predict = Predict()
     evidence: Evidence = Evidence()
+    generator: Annotated[Generator | None, Field(validate_default=True)] = None
+    """Who writes the reasons that arms with `explanation: generated` teach."""
+    reasons: str | None = None
+    """Folder with the generator and every reason that it wrote, relative to the recipe. Without it,
+    beside the recipe and named as its file is: mine.yaml has mine.reasons."""
 
     def resolved_tasks(self) -> tuple[Task, ...]:
         """The records behind `tasks`, in their order."""

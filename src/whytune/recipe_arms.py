@@ -132,4 +132,6 @@ def match_faults(arms: Mapping[str, Arm]) -> list[str]:
                 faults.append(f"{name}.{knob}: names the arm itself; name the one to be matched")
             elif _BARRED[knob] & arms[other].matched.keys():
                 faults.append(f"{name}.{knob}: {other} is itself matched to another arm; name that")
+            elif knob == "gradient_of" and arms[other].label_weight == 0:
+                faults.append(f"{name}.{knob}: labels weigh nothing in {other}; name another arm")
     return faults

@@ -18,12 +18,15 @@ from whytune.recipe_data import CorpusSpec
 from whytune.recipe_teachers import TeacherSpec
 from whytune.settings import Settings, hint, nested
 
+_MERGE = "tag:yaml.org,2002:merge"
+"""Of the key `<<`, which takes over another mapping's entries."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, where the plain one keeps the last silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1

@@ -59,18 +59,24 @@ class Settings(BaseModel):
     )
 
 
-def listed(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Every knob as (dotted name, default as YAML, meaning), in the order of their fields."""
+def listed(
+    model: type[Settings], prefix: str = "", seen: tuple[type[Settings], ...] = ()
+) -> Iterator[tuple[str, str, str]]:
+    """Every knob as (dotted name, default as YAML, meaning), in the order of their fields; of a
+    group that a field before has, only its name.
+    """
     for name, info in model.model_fields.items():
         default = "required" if info.is_required() else _yaml_value(info.get_default())
         group = nested(info.annotation)
-        if group is not info.annotation:
+        known = group in seen
+        if group is not info.annotation or known:
             yield prefix + name, default, " ".join((info.description or "").split())
-        if group is not None:
+        if group is not None and not known:
+            seen = (*seen, group)
             # A mapping or list of groups is shown once more, with the place of its names.
             place = {dict: "NAME.", list: "N."}
             inside = next((p for t, p in place.items() if get_origin(info.annotation) is t), "")
-            yield from listed(group, f"{prefix}{name}.{inside}")
+            yield from listed(group, f"{prefix}{name}.{inside}", seen)
 
 
 def nested(annotation: Any) -> type[Settings] | None:

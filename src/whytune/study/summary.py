@@ -1,6 +1,7 @@
 """What a study found, from what its runs and baselines wrote: rows, comparisons, one sentence."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from whytune import run_folder, store
 from whytune.evidence.compare import compare, sentence
 from whytune.material import Material, left_out, not_asked
 from whytune.recipe import Recipe
+from whytune.recipe_arms import PSEUDO, Arm
 from whytune.records import Comparison, Kind, Prediction, Split
 from whytune.run_folder import Cell
 from whytune.study.diagnosis import PRIOR, Learned, reason
@@ -101,13 +103,15 @@ def _comparisons(
     recipe: Recipe, material: Material, answers: Mapping[str, Sequence[Prediction]],
     learned: Mapping[str, Learned], folder: Path,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Every arm against the first one without explanation (or the first one), and against `prior`
-    on the figure that the section is judged by, with a reason where no gain shows.
+    """Every arm against the first one without explanation (or the first one), every control against
+    the arm that it stands for, and every arm against `prior` on the figure that the section is
+    judged by, with a reason where no gain shows.
     """
     plain = [name for name, arm in recipe.arms.items() if arm.explanation == "none"]
     base = (plain or list(recipe.arms))[0]
     pairs: list[tuple[str, Sequence[Prediction], str, tuple[str, ...] | None]]
     pairs = [(base, answers[base], arm, None) for arm in recipe.arms if arm != base]
+    pairs += [(one, answers[one], arm, None) for one, arm in _controls(recipe.arms)]
     if PRIOR in recipe.evidence.baselines:
         place = baseline_folder(folder, material, PRIOR) / "predictions.parquet"
         # It answers alike for every seed.
@@ -121,6 +125,19 @@ def _comparisons(
         )  # fmt: skip
         for comparison in found:
             yield _comparison_row(material, comparison, learned[arm])
+
+
+def _controls(arms: Mapping[str, Arm]) -> Iterator[tuple[str, str]]:
+    """(arm, its control): an explanation and its replacement, an arm and one matched to it."""
+    for name, arm in arms.items():
+        stands_for = (
+            other
+            for other, its in arms.items()
+            if arm.explanation in PSEUDO
+            and (its.explanation, its.words, its.layout) == (arm.spoken, arm.words, arm.layout)
+        )
+        yield from ((other, name) for other in dict.fromkeys(arm.matched.values()))
+        yield from ((other, name) for other in islice(stands_for, 1))
 
 
 def _comparison_row(
@@ -139,6 +156,7 @@ def finding(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str
     training mean or the most frequent label.
     """
     losses = [c for c in comparisons if c["metric"] == "label_nll"]
+    losses = [c for c in losses if c["base"] == losses[0]["base"]]  # controls have others
     if not losses:
         told = "One arm only, so there is nothing to compare"
     elif len(losses) == 1:

@@ -120,8 +120,9 @@ def _draw(
     """As many words as each has, drawn with replacement, equally likely or by their weights."""
     if not words:
         raise TeachingError(
-            f"label {said[0].label}: none of its {len(said)} explanations has a word that is no "
-            "stopword, so there is nothing to draw from; use other explanations, or drop the arm"
+            f"none of the {len(said)} explanations of {' and '.join(sorted({x.label for x in said}))} "
+            "has a word that is no stopword, so there is nothing to draw from; use other "
+            "explanations, or drop the arm"
         )
     lengths = [len(one.words) for one in said]
     shares = None if weights is None else np.array(weights) / sum(weights)

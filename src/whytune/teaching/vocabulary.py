@@ -7,6 +7,8 @@ from functools import cache
 from english_words import get_english_words_set
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from whytune.teaching.leaks import MASK
+
 STOP_WORDS = "scikit-learn's ENGLISH_STOP_WORDS"
 """Names the list on the page."""
 DICTIONARY = "web2"
@@ -26,9 +28,14 @@ def means_something(word: str) -> bool:
 
 
 def meanings(texts: Iterable[str]) -> Counter[str]:
-    """Bare word -> how often the texts use it, without stopwords; in order of first use."""
+    """Bare word -> how often the texts use it, without stopwords and masked labels; in order of
+    first use.
+    """
     return Counter(
-        word for text in texts for raw in text.split() if means_something(word := bare(raw))
+        word
+        for text in texts
+        for raw in text.replace(MASK, " ").split()
+        if means_something(word := bare(raw))
     )
 
 
