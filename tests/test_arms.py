@@ -140,13 +140,38 @@ arms: {label: {}, told: {explanation: generated}}
     file = tmp_path / "two.reasons" / reasons.NAME
     reasons.append(file, [
         reasons.Reason(corpus="starter", task="naturalness", example_id=one.example.id,
-                       label=one.label, reason=f"it is {one.label}", cut=False, leaks=True, key="k")
+                       label=one.label, reason=f"it is {one.label}", cut=False, leaks=True,
+                       about=reasons.about(recipe, one.example, material.task, one.label), key="k")
         for one in material.told[1:]
     ])  # fmt: skip
     (material,) = gather(recipe).values()
     assert (material.unwritten, material.dropped) == (0, {"no explanation": 1})
     for lesson in material.lessons("told", 0):
         assert lesson.explanation == f"it is {lesson.label}"
+    settings = recipe.generator and recipe.generator.model_copy(update={"max_new_tokens": 9})
+    (other,) = gather(recipe.model_copy(update={"generator": settings}), stand_in=True).values()
+    assert other.unwritten == 12, "written with other settings"
+
+
+def test_the_only_example_of_a_label_is_left_out_where_none_can_stand_in() -> None:
+    said = [told(f"text {n}", "joy" if n < 3 else "anger" if n < 5 else "deep fear", n)
+            for n in range(6)]  # fmt: skip
+    examples, verdicts = [one.example for one in said], [one.verdict for one in said]
+    arms = {"other": Arm(explanation="other-same")}
+    found = explanations.teachable(examples, verdicts, TASK, arms)
+    assert found.dropped == {"no other example with its label": 1}
+    assert len(explanations.lessons(found.told, TASK, arms["other"], 0)) == 5
+    assert not explanations.teachable(examples, verdicts, TASK, {"label": Arm()}).dropped
+
+
+def test_every_task_draws_words_of_its_own(material: Material) -> None:
+    arm = Arm(explanation="random-fully")
+    one, other = (
+        [x.explanation for x in explanations.lessons(material.told, task, arm, 0, corpus)]
+        for task, corpus in (
+            (material.task, "starter"), (replace(material.task, name="other"), "starter"))
+    )  # fmt: skip
+    assert not {*one} & {*other}
 
 
 def test_versions_of_the_word_lists_are_recorded() -> None:
@@ -240,10 +265,14 @@ def test_a_control_is_matched_to_its_arm(studied: Path, recipe: Recipe) -> None:
     assert 1 <= seen(longer) / seen(why) < 1 + 1 / longer["updates"] + 0.05
     assert facts(studied, "as-long")["updates"] == longer["updates"] > why["updates"]
     gentle = facts(studied, "weight-matched")
+    assert gentle["label_share"] == gentle["label_share_at_start"] == 1
     assert gentle["matched"] == {"learning_rate": 1e-2 * why["label_share"]}
     history = store.read_jsonl(studied / "runs" / cell("why").id / "history.jsonl")
-    shares = [row["label_share"] for row in history]
-    assert why["label_share"] == pytest.approx(math.fsum(shares) / len(shares))
+    (row,) = history
+    start, end, falling = why["label_share_at_start"], row["label_share"], (1, 2 / 3, 1 / 3)
+    between = [start + (end - start) * step / 3 for step in range(3)]
+    expected = math.fsum(r * share for r, share in zip(falling, between, strict=True)) / 2
+    assert why["label_share"] == pytest.approx(expected)
     rates = [row["learning_rate"] for row in
              store.read_jsonl(studied / "runs" / cell("weight-matched").id / "history.jsonl")]  # fmt: skip
     plain = [row["learning_rate"] for row in

@@ -323,6 +323,7 @@ TOLD: dict[str, tuple[list[str], set[str]]] = {
     "recipe": ([], {"knobs"}),
     "merge": (["r.yaml", "--out", "merged"], {"merged"}),
     "check": (["r.yaml"], {"faults", "findings"}),
+    "arms": (["r.yaml"], {"loads", "seeds", "unwritten", "seconds"}),
     "init": ([OWN_TABLE, "--output", "own.yaml", "--force"],
              {"recipe", "columns", "scale", "kind", "labels", "saw", "unsure"}),
     "study": (["r.yaml"], {"runs", "scorecards", "report", "finding", "seconds", "peak_rss_mb",
@@ -336,7 +337,8 @@ TOLD: dict[str, tuple[list[str], set[str]]] = {
 
 def test_every_command_is_tried() -> None:
     commands = getattr(get_command(cli.app), "commands", {})
-    assert {*TOLD, "demo", "annotate"} == set(commands)  # annotate has tests/test_annotate.py
+    # These have tests/test_annotate.py and tests/test_explaining.py.
+    assert {*TOLD, "demo", "annotate", "explain"} == set(commands)
 
 
 @pytest.mark.parametrize("command", TOLD)

@@ -11,7 +11,9 @@ from scipy.stats import kstest
 
 from whytune.errors import EvidenceError
 from whytune.evidence.compare import LOWER_IS_BETTER, WORDS, compare, default_metrics, sentence
+from whytune.evidence.intervals import resample
 from whytune.evidence.metrics import metrics_of, scorecard
+from whytune.evidence.significance import crossed
 from whytune.records import (
     Comparison,
     Estimate,
@@ -206,6 +208,9 @@ def test_unreadable_counts_for_the_accuracy_only() -> None:
     rest = both.compare(["mse"], base=both.base[10:], arm=both.arm[10:])
     assert found["mse"].difference.value == pytest.approx(rest["mse"].difference.value)
     assert (found["mse"].n, found["mse"].groups) == (50, 25)
+    rate = pair.compare(["unreadable_rate"], arm=[*lost, *pair.arm[10:]])["unreadable_rate"]
+    assert (rate.n, rate.groups) == (60, 30)
+    assert rate.difference.value == pytest.approx(1 / 6)
     assert (found["accuracy"].n, found["accuracy"].groups) == (60, 30)
     right = [p.label == pair.references[p.example_id].label for p in pair.arm]
     want = sum(right[10:]) / 60 - pair.value(pair.base, "accuracy")
@@ -252,8 +257,8 @@ def test_other_examples_on_the_sides_are_refused(side: str) -> None:
 
 def test_unknown_metric_and_nothing_to_compare_are_refused() -> None:
     pair = Pair(n=5)
-    with pytest.raises(EvidenceError, match="found metric 'rmse', expected one of accuracy"):
-        pair.compare(["rmse"])
+    with pytest.raises(EvidenceError, match="found metric 'gain', expected one of accuracy"):
+        pair.compare(["gain"])
     with pytest.raises(EvidenceError, match="no predictions"):
         pair.compare(base=[], arm=[])
 
@@ -268,12 +273,122 @@ def test_a_figure_that_one_side_lacks_is_not_a_number() -> None:
     assert "cannot be compared" in sentence(found["label_nll"], FIVE)
 
 
+def seeds_of(pair: Pair, spreads: Sequence[float]) -> list[Prediction]:
+    """Seeds of the base that are each surer everywhere by as much, and otherwise answer anew."""
+    return [
+        replace(p, log_probs={k: v - by for k, v in p.log_probs.items()})
+        for seed, by in enumerate(spreads)
+        for p in answers(pair.ids, pair.truth, 1, 70 + seed)
+    ]
+
+
+def test_several_seeds_are_tested_over_groups_and_seeds() -> None:
+    pair = Pair(n=60, seed=13, size=4)
+    arm = seeds_of(pair, (0.1, 0.3, 0.2))
+    found = pair.compare(["label_nll"], base=pair.base * 3, arm=arm)["label_nll"]
+    gaps = np.array(
+        [
+            b.log_probs[pair.references[b.example_id].label]
+            - a.log_probs[pair.references[a.example_id].label]
+            for b, a in zip(pair.base * 3, arm, strict=True)
+        ]
+    ).reshape(3, 60)
+    order = sorted(set(pair.groups.values()))
+    sums = np.array([gaps[:, [pair.groups[i] == g for i in pair.ids]].sum(axis=1) for g in order]).T
+    own = gaps.mean(axis=1)
+    want = crossed(float(own.mean()), own, sums @ resample(15, 200, 3).T / 60, 15)
+    d, e = found.difference, want.difference
+    assert (d.value, d.low, d.high) == pytest.approx((e.value, e.low, e.high))
+    assert (found.p, found.detectable) == pytest.approx((want.p, want.detectable))
+    assert (found.n, found.groups, found.seeds) == (180, 15, 3)
+
+
+def test_seeds_that_differ_widen_every_interval() -> None:
+    pair = Pair(n=60, seed=14)
+    skilled = ("label_nll", "accuracy", "macro_f1", "mse", "qwk", "spearman")
+    alike = pair.compare(skilled, base=pair.base * 3, arm=pair.arm * 3)
+    others = pair.arm + answers(pair.ids, pair.truth, 3, 80) + answers(pair.ids, pair.truth, 0, 81)
+    apart = pair.compare(skilled, base=pair.base * 3, arm=others)
+    for name, comparison in apart.items():
+        width = [c.difference.high - c.difference.low for c in (alike[name], comparison)]
+        assert width[1] > 2 * width[0] > 0, name
+        assert comparison.detectable > alike[name].detectable, name  # type: ignore[operator]
+
+
+def test_the_order_of_the_seeds_does_not_matter() -> None:
+    pair = Pair(n=40, seed=15)
+    base, arm = pair.base + pair.arm, seeds_of(pair, (0.4, 0.1))
+    there = pair.compare(base=base, arm=arm)
+    back = pair.compare(base=base[40:] + base[:40], arm=arm[40:] + arm[:40])
+    for name, comparison in there.items():
+        d, e = comparison.difference, back[name].difference
+        assert (d.value, d.low, d.high) == pytest.approx((e.value, e.low, e.high)), name
+        assert comparison.p == pytest.approx(back[name].p), name
+
+
+def test_examples_answered_unequally_often_count_as_of_one_seed() -> None:
+    pair = Pair(n=20, seed=16)
+    found = pair.compare(base=pair.base * 2 + pair.base[:1], arm=pair.arm * 2 + pair.arm[:1])
+    assert {c.seeds for c in found.values()} == {1}
+    assert {c.n for c in found.values()} == {41}
+
+
+def test_a_seed_without_the_figure_leaves_no_interval() -> None:
+    pair = Pair(n=20, seed=17)
+    lost = [
+        replace(p, outcome=Outcome.FAILED, label=None, log_probs={}, expected=None)
+        for p in pair.arm
+    ]
+    found = pair.compare(["mse", "accuracy"], base=pair.base * 2, arm=pair.arm + lost)
+    mse = found["mse"]
+    assert mse.difference.value == pytest.approx(pair.compare(["mse"])["mse"].difference.value)
+    assert math.isnan(mse.difference.low)
+    assert math.isnan(mse.p)
+    assert mse.detectable is None
+    assert "not defined often enough for an interval" in sentence(mse, FIVE)
+    assert found["accuracy"].p > 0
+
+
+COMPARISON = Comparison(
+    base="label", arm="why", metric="mse", p=0.004, n=400, groups=90,
+    difference=Estimate(value=-0.2, low=-0.3, high=-0.1),
+)  # fmt: skip
+
+
 def told(metric: str, value: float, low: float, high: float) -> str:
-    comparison = Comparison(
-        base="label", arm="why", metric=metric, p=0.004, n=400, groups=90,
-        difference=Estimate(value=value, low=low, high=high),
-    )  # fmt: skip
-    return sentence(comparison, FIVE)
+    difference = Estimate(value=value, low=low, high=high)
+    return sentence(replace(COMPARISON, metric=metric, difference=difference), FIVE)
+
+
+def test_more_bias_is_neither_better_nor_worse() -> None:
+    text = told("bias", 0.2, 0.1, 0.3)
+    assert text.startswith("On usefulness, why has higher bias of the expected score than label (")
+
+
+def test_a_sentence_says_about_which_seeds_it_speaks() -> None:
+    assert "400 answers in 90 groups; about such examples and this seed only)." in sentence(
+        COMPARISON, FIVE
+    )
+    text = sentence(replace(COMPARISON, seeds=3), FIVE)
+    assert "400 answers in 90 groups by 3 seeds)." in text
+
+
+def test_a_null_result_says_what_would_have_been_found() -> None:
+    null = replace(COMPARISON, difference=Estimate(value=-0.01, low=-0.03, high=0.01))
+    assert sentence(replace(null, detectable=0.0312), FIVE).endswith(
+        "; a difference of 0.031 or more would have been found in 4 of 5 such studies."
+    )
+    for nothing in (None, 0.0):
+        assert "4 of 5" not in sentence(replace(null, detectable=nothing), FIVE)
+    assert "4 of 5" not in sentence(replace(COMPARISON, detectable=0.1), FIVE)
+
+
+def test_a_sentence_tells_what_the_correction_leaves_of_a_claim() -> None:
+    held = sentence(replace(COMPARISON, p_holm=0.03), FIVE)
+    assert "p = 0.004 (0.03 after Holm's correction), 400 answers" in held
+    assert "chance" not in held
+    undone = sentence(replace(COMPARISON, p_holm=0.2), FIVE)
+    assert undone.endswith("; among all that was compared it may be chance.")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +413,8 @@ def test_a_sentence_claims_nothing_when_the_interval_holds_zero() -> None:
     assert "no difference in mean squared error" in text
     assert "found at this size" in text
     assert "better" not in text
-    assert "too few groups" in told("mse", -0.01, math.nan, math.nan)
+    lone = Estimate(value=-0.01, low=math.nan, high=math.nan)
+    assert "too few groups" in sentence(replace(COMPARISON, groups=1, difference=lone), FIVE)
 
 
 def test_every_figure_has_its_words() -> None:

@@ -122,8 +122,7 @@ def test_a_generator_learns_and_every_training_example_gets_a_reason(
     assert count.cut == sum(row["cut"] for row in rows)
     assert found.tokens <= 80
     newest = reasons.read(Path(found.reasons))
-    assert newest == {("mine", "mood", row["example_id"], row["label"]): row["reason"]
-                      for row in rows if row["reason"]}  # fmt: skip
+    assert newest == {row["about"]: row["reason"] for row in rows if row["reason"]}
     place = tmp_path / "two.reasons" / "generator"
     assert {path.name for path in place.iterdir()} == {"adapter", "history.jsonl", "run.json"}
     facts = store.read_json(place / "run.json")
@@ -442,7 +441,7 @@ def test_what_the_recipe_holds_out_is_not_learned_from(tmp_path: Path, tiny_fold
 
 def reason(name: str, text: str = "Because.") -> reasons.Reason:
     return reasons.Reason(corpus="c", task="t", example_id=name, label="l", reason=text, cut=False,
-                          leaks=False, key="k")  # fmt: skip
+                          leaks=False, about=f"of {name}", key="k")  # fmt: skip
 
 
 def test_reasons_are_appended_behind_the_last_whole_line(tmp_path: Path) -> None:
@@ -457,7 +456,7 @@ def test_reasons_are_appended_behind_the_last_whole_line(tmp_path: Path) -> None
         reasons.append(path, [reason("c", "")])
         assert [one.example_id for one in reasons.load(path)] == [*"ab"[:kept], "c"]
     reasons.append(path, [reason("a", "Newer.")])
-    assert reasons.read(path) == {("c", "t", "a", "l"): "Newer."}
+    assert reasons.read(path) == {"of a": "Newer."}
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"corpus": 1}', "\x00\x00"])

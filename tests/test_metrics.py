@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
 from sklearn.metrics import (
     accuracy_score,
     brier_score_loss,
@@ -17,13 +17,15 @@ from sklearn.metrics import (
     confusion_matrix,
     f1_score,
     log_loss,
+    matthews_corrcoef,
     mean_absolute_error,
     mean_squared_error,
 )
 
 from whytune.errors import EvidenceError
 from whytune.evidence.intervals import estimate, resample
-from whytune.evidence.metrics import ece, metrics_of, scorecard
+from whytune.evidence.metrics import metrics_of, scorecard
+from whytune.evidence.probabilistic import ece
 from whytune.evidence.table import group_codes, read_mask, tabulate
 from whytune.records import Kind, Label, Outcome, Prediction, Reference, Scorecard, Task
 
@@ -97,9 +99,12 @@ def peers(world: World) -> dict[str, float]:
     figures = {
         "accuracy": accuracy_score(truth, guess),
         "macro_f1": f1_score(truth, guess, average="macro", zero_division=0),
+        "weighted_f1": f1_score(truth, guess, average="weighted", zero_division=0),
+        "mcc": matthews_corrcoef(truth, guess),
         "label_nll": log_loss(truth, probs, labels=labels) - math.log(0.9),
         "brier": brier_score_loss(truth, probs, labels=labels, scale_by_half=False),
         "label_mass": 0.9,
+        "unreadable_rate": 0,
     }
     if world.task.kind is Kind.ORDINAL:
         values = np.array(world.task.values)
@@ -107,8 +112,15 @@ def peers(world: World) -> dict[str, float]:
         figures |= {
             "mae": mean_absolute_error(values[truth], expected),
             "mse": mean_squared_error(values[truth], expected),
+            "rmse": math.sqrt(mean_squared_error(values[truth], expected)),
+            "mae_steps": mean_absolute_error(truth, 4 * expected),
+            "within_one": np.mean(
+                [abs(int(t) - int(g)) <= 1 for t, g in zip(truth, guess, strict=True)]
+            ),
+            "bias": expected.mean() - values[truth].mean(),
             "qwk": cohen_kappa_score(truth, guess, labels=labels, weights="quadratic"),
             "spearman": spearmanr(expected, values[truth]).statistic,
+            "kendall": kendalltau(expected, values[truth]).statistic,
         }
     return figures
 
@@ -119,7 +131,9 @@ def test_figures_equal_those_of_scikit_learn_and_scipy(task: Task, n: int, seed:
     world = World(task, n, seed)
     card = world.score()
     figures = peers(world)
-    assert set(card.metrics) == set(figures) | {"ece"}
+    # The others are measured in tests/test_figures.py.
+    others = {"ece", "ece_uniform", "aurc", "rps", "balanced_accuracy"}
+    assert set(card.metrics) - set(figures) <= others
     for name, value in figures.items():
         assert card.metrics[name].value == pytest.approx(value, abs=1e-12), name
     guess = world.probs.argmax(axis=1)
@@ -147,7 +161,7 @@ def test_several_seeds_of_an_example_are_pooled() -> None:
     assert twice.n == 40
     once = world.score()
     for name, figure in once.metrics.items():
-        if name == "ece":  # More examples, other bins.
+        if name in ("ece", "aurc"):  # More examples, other bins and other coverages.
             continue
         # The copies belong to their groups: the interval must not shrink.
         assert twice.metrics[name].value == pytest.approx(figure.value)
@@ -174,17 +188,63 @@ def test_unreadable_is_counted_wrong_for_accuracy_and_absent_elsewhere(outcome: 
     assert card.metrics["accuracy"].value == pytest.approx(
         alone.metrics["accuracy"].value * 20 / 30
     )
-    for name in set(alone.metrics) - {"accuracy"}:
+    assert card.metrics["unreadable_rate"].value == pytest.approx(1 / 3)
+    for name in set(alone.metrics) - {"accuracy", "unreadable_rate"}:
         assert card.metrics[name].value == pytest.approx(alone.metrics[name].value), name
     assert card.confusion == alone.confusion
 
 
-def test_nothing_readable_leaves_only_the_accuracy() -> None:
-    world = World(FIVE, 5, 6)
-    card = world.score([unread(i, FIVE) for i in world.ids])
+def undefined(card: Scorecard) -> set[str]:
+    return {name for name, figure in card.metrics.items() if math.isnan(figure.value)}
+
+
+@pytest.mark.parametrize("task", [FIVE, MOODS], ids=lambda task: str(task.kind))
+def test_nothing_readable_leaves_only_the_shares_of_all_asked(task: Task) -> None:
+    world = World(task, 5, 6)
+    card = world.score([unread(i, task) for i in world.ids])
     assert card.metrics["accuracy"].value == 0
-    assert all(math.isnan(e.value) for n, e in card.metrics.items() if n != "accuracy")
+    assert card.metrics["unreadable_rate"].value == 1
+    assert undefined(card) == set(card.metrics) - {"accuracy", "unreadable_rate"}
     assert sum(map(sum, card.confusion)) == 0
+
+
+@pytest.mark.parametrize("task", [FIVE, MOODS], ids=lambda task: str(task.kind))
+@pytest.mark.parametrize("draws", [0, 20])
+def test_no_predictions_define_no_figure(task: Task, draws: int) -> None:
+    card = World(task, 5, 6).score([], draws=draws)
+    assert (card.n, card.unreadable) == (0, 0)
+    assert undefined(card) == set(metrics_of(task))
+    assert sum(map(sum, card.confusion)) == 0
+
+
+def test_references_of_one_label_leave_its_recall_but_nothing_to_correlate() -> None:
+    world = World(FIVE, 30, 6)
+    world.references = {i: Reference(label="2", score=0.25) for i in world.ids}
+    card = world.score()
+    assert undefined(card) == {"mcc", "spearman", "kendall"}
+    share = card.metrics["accuracy"]
+    assert 0 < share.value < 1
+    assert card.metrics["balanced_accuracy"] == share
+    assert card.metrics["qwk"].value == 0
+
+
+def test_answers_of_one_label_leave_the_ranks_of_their_expected_scores() -> None:
+    world = World(FIVE, 30, 6)
+    sure = [(0.1, 0.1, 0.5 + i / 100, 0.1, 0.2 - i / 100) for i in range(15)] * 2
+    card = world.score([answer(i, p, FIVE) for i, p in zip(world.ids, sure, strict=True)])
+    assert undefined(card) == {"mcc"}
+    assert card.metrics["qwk"].value == pytest.approx(0)
+    assert card.metrics["balanced_accuracy"].value == pytest.approx(1 / 5)
+    tied = world.score([answer(i, sure[0], FIVE) for i in world.ids])
+    assert undefined(tied) == {"mcc", "spearman", "kendall"}
+    world.references = {i: Reference(label="3", score=0.5) for i in world.ids}
+    same = world.score([answer(i, sure[0], FIVE) for i in world.ids])
+    assert undefined(same) == {"mcc", "qwk", "spearman", "kendall"}
+    assert same.metrics["accuracy"].value == same.metrics["macro_f1"].value == 1
+    assert same.metrics["aurc"].value == 0
+
+
+OF_PROBABILITIES = {"label_nll", "brier", "rps", "ece", "ece_uniform", "aurc", "label_mass"}
 
 
 def test_without_probabilities_their_figures_are_not_a_number() -> None:
@@ -192,21 +252,21 @@ def test_without_probabilities_their_figures_are_not_a_number() -> None:
     bare = [replace(p, log_probs={}) for p in world.predictions]
     card, full = world.score(bare), world.score()
     for name, figure in card.metrics.items():
-        if name in ("label_nll", "brier", "ece", "label_mass"):
+        if name in OF_PROBABILITIES:
             assert all(math.isnan(v) for v in (figure.value, figure.low, figure.high)), name
         else:
             assert figure == full.metrics[name]
     # One answer without a probability: no silent figure on the rest.
     mixed = world.score([bare[0], *world.predictions[1:]])
-    for name in ("label_nll", "brier", "ece", "label_mass"):
+    for name in OF_PROBABILITIES:
         assert math.isnan(mixed.metrics[name].value), name
 
 
 def test_one_answer_without_an_expected_score_takes_the_figures_that_need_it() -> None:
     world = World(FIVE, 30, 7)
     card = world.score([replace(world.predictions[0], expected=None), *world.predictions[1:]])
-    missing = {name for name, figure in card.metrics.items() if math.isnan(figure.value)}
-    assert missing == {"mae", "mse", "spearman"}
+    needing = {"mae", "mse", "rmse", "mae_steps", "bias", "spearman", "kendall"}
+    assert undefined(card) == needing
 
 
 def test_constant_answers_have_no_rank_correlation_but_a_kappa_of_chance() -> None:
@@ -291,7 +351,8 @@ def test_ranges_and_order(seed: int, n: int, ordinal: bool) -> None:
     card = world.score(draws=20)
     mixed = [world.predictions[i] for i in np.random.default_rng(seed).permutation(n)]
     again = world.score(mixed, draws=20)
-    ranges = {"brier": (0, 2), "label_nll": (0, math.inf), "qwk": (-1, 1), "spearman": (-1, 1)}
+    ranges = {"brier": (0, 2), "label_nll": (0, math.inf), "mae_steps": (0, 4)}
+    ranges |= dict.fromkeys(("qwk", "spearman", "kendall", "mcc", "bias"), (-1, 1))
     for name, figure in card.metrics.items():
         low, high = ranges.get(name, (0, 1))
         for value in (figure.value, figure.low, figure.high):
@@ -387,7 +448,6 @@ NONE: dict[str, Reference] = {}
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        ([], NONE, "found no predictions"),
         ([GOOD], NONE, "e0: found no reference"),
         ([replace(GOOD, example_id="e9")], {"e9": HIGH}, "e9: found no group"),
         ([replace(GOOD, task="emotion")], {"e0": HIGH}, "found task emotion"),

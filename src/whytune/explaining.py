@@ -73,6 +73,10 @@ class Summary:
     seconds: Mapping[str, float]
     """`teach` (0 where it was taught before), `write`."""
     samples: tuple[Reason, ...]
+    lessons: int
+    """What the generator learned from."""
+    notes: tuple[str, ...]
+    """What was left out of its lessons and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,7 @@ class _Wanted:
     example: Example
     label: str
     ids: "Ids"
+    about: str
     key: str
 
     @property
@@ -94,7 +99,7 @@ class _Wanted:
         """What was written, as its line."""
         return Reason(
             corpus=self.corpus, task=self.task.name, example_id=self.example.id, label=self.label,
-            reason=text, cut=cut, leaks=leaks.leaks(text, self.task.label_names), key=self.key,
+            reason=text, cut=cut, leaks=leaks.leaks(text, self.task.label_names), about=self.about, key=self.key,
         )  # fmt: skip
 
 
@@ -133,6 +138,8 @@ def explain(recipe: Recipe, show: Progress, limit: int | None = None) -> Summary
         counts=tuple(_count(key, wanted, standing, now) for key in said), tokens=tokens,
         seconds={"teach": taught - started, "write": time.perf_counter() - taught},
         samples=tuple([one for one in standing.values() if one.reason][:SHOWN]),
+        lessons=len(lessons.training),
+        notes=tuple(f"{name}: {note}" for name, own in lessons.notes.items() for note in own),
     )  # fmt: skip
 
 
@@ -164,7 +171,8 @@ def _wanted(
             ids = prompt.prefix + prompt.questions[0]
             key = digest([mark, ids, settings.max_new_tokens, settings.temperature, settings.seed])
             wanted.append(_Wanted(corpus=corpus, task=one.task, example=example, label=label,
-                                  ids=ids, key=key))  # fmt: skip
+                                  ids=ids, key=key,
+                                  about=reasons.about(recipe, example, one.task, label)))  # fmt: skip
     return wanted
 
 
@@ -197,7 +205,7 @@ def _write(
 
     before = reasons.load(path)
     known = {one.key: one for one in before}
-    newest = {one.place: one.key for one in before}
+    newest = {one.about: one.key for one in before}
     missing: dict[str, list[_Wanted]] = defaultdict(list)
     standing: dict[reasons.Place, Reason] = {}
     for one in wanted:
@@ -205,8 +213,8 @@ def _write(
             missing[one.key].append(one)
         else:
             standing[one.place] = one.reason(same.reason, same.cut)
-    # What is read is the last line of a place; it may be of other settings that were tried since.
-    again = [one for place, one in standing.items() if newest.get(place) != one.key]
+    # What is read is the last line about something; a generator of other lessons may have written it.
+    again = [one for one in standing.values() if newest.get(one.about) != one.key]
     if again:
         reasons.append(path, again)
     asked = list(missing.values())

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from whytune import store
 from whytune.corpora import explained
 from whytune.corpora.explained import Explained
-from whytune.corpora.identity import content_id, hash_order
+from whytune.corpora.identity import hash_order, normal
 from whytune.errors import CorpusError, FolderError, ModelError, RecipeError, TeachingError
 from whytune.material import Merged, merged
 from whytune.progress import Progress
 from whytune.recipe import Generator, Recipe, digest
-from whytune.records import Split
+from whytune.records import Example, Split
 
 if TYPE_CHECKING:
     from whytune.student.models import Student
@@ -76,7 +76,8 @@ def checked(recipe: Recipe) -> tuple[Generator, Path]:
 def lessons(recipe: Recipe, settings: Generator, said: Mapping[tuple[str, str], Merged]) -> Lessons:
     """Read and merge what the generator learns from.
 
-    What the recipe itself holds out is not learned from, whatever part it is in here.
+    What the recipe itself holds out is not learned from, whatever part it is in here: no text of it
+    (case and white space apart), and of the same files no group of it.
 
     Args:
         recipe: whose generator.
@@ -86,8 +87,7 @@ def lessons(recipe: Recipe, settings: Generator, said: Mapping[tuple[str, str], 
     Raises:
         CorpusError, TeachingError: it cannot be read, or holds nothing to learn or to measure on.
     """
-    held = {content_id("", example.turns) for one in said.values()
-            for example in one.corpus.examples if example.split is not Split.TRAIN}  # fmt: skip
+    held, groups = _held_out(said)
     found: dict[str, explained.Reading] = {}
     labelled = dict(settings.corpora)
     try:
@@ -100,8 +100,9 @@ def lessons(recipe: Recipe, settings: Generator, said: Mapping[tuple[str, str], 
     parts: dict[Split, list[Explained]] = defaultdict(list)
     notes: dict[str, Sequence[str]] = {}
     for name, reading in found.items():
-        kept = [one for one in reading.lessons
-                if one.example.split is Split.TEST or content_id("", one.example.turns) not in held]  # fmt: skip
+        same = {group for file in reading.inputs.values() for group in groups.get(file, ())}
+        kept = [one for one in reading.lessons if one.example.split is Split.TEST
+                or (_text(one.example) not in held and one.example.group not in same)]  # fmt: skip
         missing = len(reading.lessons) - len(kept)
         notes[name] = [*reading.notes, *([f"{missing} {_HELD_OUT}."] if missing else [])]
         for lesson in kept:
@@ -110,15 +111,33 @@ def lessons(recipe: Recipe, settings: Generator, said: Mapping[tuple[str, str], 
     held_out = parts[Split.VALIDATION] or parts[Split.TEST]
     for what, own in (("training", parts[Split.TRAIN]), ("held-out", held_out)):
         if not own:
+            left = "; ".join(note for own in notes.values() for note in own)
             raise TeachingError(
-                f"generator.corpora: no {what} example of {', '.join(found)} has an answer with a "
-                "reason; expected some; take more examples, or corpora with explanations"
+                f"generator.corpora: no {what} example of {', '.join(found)} is left that has an "
+                f"answer with a reason ({left or 'nothing was left out'}); expected some; take more "
+                "examples, or corpora with explanations"
             )
     return Lessons(
         training=parts[Split.TRAIN],
         held_out=hash_order(held_out, lambda one: one.example.id, settings.seed),
         inputs={name: reading.inputs for name, reading in found.items()}, notes=notes,
     )  # fmt: skip
+
+
+def _held_out(said: Mapping[tuple[str, str], Merged]) -> tuple[set[str], dict[str, set[str]]]:
+    """Texts that the recipe holds out, and by the SHA-256 of a file their groups."""
+    texts: set[str] = set()
+    groups: dict[str, set[str]] = defaultdict(set)
+    for one in said.values():
+        own = [example for example in one.corpus.examples if example.split is not Split.TRAIN]
+        texts |= {_text(example) for example in own}
+        for file in one.corpus.inputs.values():
+            groups[file] |= {example.group for example in own}
+    return texts, groups
+
+
+def _text(example: Example) -> str:
+    return normal("\n".join(turn.text for turn in example.turns))
 
 
 def _of_labels(

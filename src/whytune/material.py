@@ -87,7 +87,7 @@ class Material(Merged):
 
     def lessons(self, arm: str, seed: int) -> tuple[Lesson, ...]:
         """What an arm teaches the student of a seed, in the order of `told`."""
-        return explanations.lessons(self.told, self.task, self.arms[arm], seed)
+        return explanations.lessons(self.told, self.task, self.arms[arm], seed, self.corpus.name)
 
     def part(self, split: Split) -> tuple[Example, ...]:
         """The examples of a split that can be measured."""
@@ -231,7 +231,7 @@ def _material(recipe: Recipe, said: Merged, stand_in: bool) -> Material:
         if recipe.lessons == "verdict"
         else merge.apart(said.annotations, said.task)
     )
-    written = _generated(recipe, said)
+    written = _generated(recipe, said, taught_from)
     unwritten = {(v.example_id, v.label or "") for v in taught_from} - written.keys()
     if stand_in and recipe.generator is not None:
         longest = " ".join([variants.FILLER] * recipe.generator.max_new_tokens)
@@ -266,17 +266,21 @@ def _untaught(recipe: Recipe, said: Merged) -> Material:
     )  # fmt: skip
 
 
-def _generated(recipe: Recipe, said: Merged) -> dict[tuple[str, str], str]:
+def _generated(
+    recipe: Recipe, said: Merged, verdicts: Sequence[Verdict]
+) -> dict[tuple[str, str], str]:
     """(example id, label) -> the reason that the generator wrote."""
     if recipe.reasons is None:
         return {}
+    written = reasons.read(Path(recipe.reasons) / reasons.NAME)
+    by_id = {example.id: example for example in said.corpus.examples}
     return {
-        (example_id, label): reason
-        for (corpus, task, example_id, label), reason in reasons.read(
-            Path(recipe.reasons) / reasons.NAME
-        ).items()
-        if (corpus, task) == (said.corpus.name, said.task.name)
-    }
+        (verdict.example_id, verdict.label): reason
+        for verdict in verdicts
+        if verdict.label is not None
+        and (reason := written.get(
+            reasons.about(recipe, by_id[verdict.example_id], said.task, verdict.label)))
+    }  # fmt: skip
 
 
 def _references(

@@ -94,6 +94,7 @@ def run(
     facts["model"] = {"name": base.name, "digest": student.base.digest}
     student = taught.prompted(student, recipe, cell.arm)
     bundles = taught.lessons(recipe, cell, materials, student)
+    taught.check_asked(recipe, cell, materials, student)
     settings, matched = taught.settings(recipe, cell, materials, student, folder)
     student = models.adapt(student, recipe.train, cell.seed)
     begin()
@@ -296,7 +297,8 @@ def _materials_on(recipe: Recipe, corpus: str, tasks: Sequence[Task]) -> list[Ma
         raise RecipeError(
             f"--on {corpus}: not in the run's recipe; found {', '.join(recipe.corpora)}"
         )
-    gathered = gather(recipe)
+    # Measuring teaches nothing, so reasons may be missing.
+    gathered = gather(recipe, stand_in=True)
     materials = [gathered[corpus, t.name] for t in tasks if (corpus, t.name) in gathered]
     if not materials:
         raise RecipeError(

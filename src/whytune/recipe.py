@@ -318,6 +318,10 @@ class Recipe(Settings):
                 f"corpora.{name}.validation, or drop load_best_model_at_end and "
                 "early_stopping_patience" for name, spec in corpora if not spec.validation
             ])  # fmt: skip
+        for name, arm in info.data.get("arms", {}).items():
+            if train.early_stopping_patience is not None and (arm.tokens_of or arm.updates_of):
+                refuse([f"early_stopping_patience would end arms.{name} before it is as long as the "
+                        "arm that it is matched to; drop one of the two"])  # fmt: skip
         return train
 
 

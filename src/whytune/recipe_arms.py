@@ -68,10 +68,11 @@ class Arm(Settings):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the label's target that is spread evenly over all labels of the task."""
     gradient_of: FolderName | None = None
-    """An arm: learn the label as gently as it is learned there. The learning rate is multiplied by
-    the share that label tokens had in the norm of that arm's gradient while it was taught
-    (`run.json`), so that arm must be taught first. A smaller weight of everything would do nothing:
-    AdamW divides it out again."""
+    """An arm: learn the label, without its end mark, as gently as it is learned there. The learning
+    rate is multiplied by the share that label tokens had in the norm of that arm's gradient while
+    it was taught (`label_share` in `run.json`), so that arm must be taught first; `eval_steps` says
+    how often it is measured. A smaller weight of everything would do nothing: AdamW divides it out
+    again."""
     tokens_of: FolderName | None = None
     """An arm: train until as many tokens were supervised as in that arm (`num_train_epochs` is
     multiplied)."""

@@ -326,6 +326,12 @@ class Comparison:
     difference: Estimate
     """arm - base, with its interval."""
     p: float
-    """Two-sided, from a permutation test over groups."""
+    """Two-sided: of one seed from a permutation test over groups, of several that of the interval."""
     n: int
     groups: int
+    seeds: int = 1
+    """How many seeds the interval generalises from; with 1 it speaks about no other seed."""
+    detectable: float | None = None
+    """The true difference that four of five such studies would find at 5 %; None where unknown."""
+    p_holm: float | None = None
+    """p corrected for all settings of a study; None where it was not, or nothing was tested."""

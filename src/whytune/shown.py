@@ -60,7 +60,9 @@ def asked(found: Sequence[Any]) -> None:
 
 def explained(found: Any) -> None:
     """What came of explaining (`explaining.Summary`), with a few of the reasons."""
-    line(f"generator: {found.generator}; a token of a held-out reason costs "
+    for note in found.notes:
+        line(f"generator, {note}")
+    line(f"generator: {found.generator}; {found.lessons} lessons; a token of a held-out reason costs "
          f"{_number(found.reason_nll)} nats, {_number(found.reason_nll_before)} before it was "
          "taught")  # fmt: skip
     for row in found.counts:
@@ -213,7 +215,10 @@ def _visible(text: str, part: str) -> str:
 
 
 def _figures(card: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_number(e['value'])}" for name, e in card["metrics"].items())
+    from whytune.study.tables import METRICS
+
+    shown = [metric.name for metric in METRICS if metric.main and metric.name in card["metrics"]]
+    return ", ".join(f"{name} {_number(card['metrics'][name]['value'])}" for name in shown)
 
 
 def _number(value: float | None) -> str:

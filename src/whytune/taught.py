@@ -4,15 +4,16 @@ Where an arm is matched to another one, its learning rate or its length of train
 that one is taught.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whytune import run_folder, store
 from whytune.errors import RecipeError
-from whytune.material import Material, conversations
+from whytune.material import Material, conversations, together
 from whytune.recipe import Prompting, Recipe, Train
+from whytune.records import Split
 from whytune.run_folder import Cell
 
 if TYPE_CHECKING:
@@ -68,6 +69,21 @@ def lessons(
     ]
 
 
+def check_asked(
+    recipe: Recipe, cell: Cell, materials: Sequence[Material], student: "Student"
+) -> None:
+    """Make sure, before anything is taught, that a paraphrase leaves room for every text.
+
+    Raises:
+        EncodingError: it does not, or the chat template cannot carry it.
+    """
+    if recipe.arms[cell.arm].paraphrase is None:
+        return
+    encoder = prompted(student, recipe, cell.arm, asked=True).encoder
+    for example in together(materials, Split.TEST):
+        encoder.prompt(example, [material.task for material in materials])
+
+
 def settings(
     recipe: Recipe, cell: Cell, materials: Sequence[Material], student: "Student", folder: Path
 ) -> tuple[Train, dict[str, Any]]:
@@ -87,39 +103,38 @@ def settings(
     Raises:
         RecipeError: the arm whose gradient is to be matched is not taught yet.
     """
+    from whytune.student import effort
+
+    def supervised(name: str) -> int:
+        own = lessons(recipe, replace(cell, arm=name), materials, student)
+        return sum(effort.supervised(own).values())
+
     arm = recipe.arms[cell.arm]
     changed: dict[str, Any] = {}
     if arm.gradient_of is not None:
         share = _label_share(recipe, cell, arm.gradient_of, materials, folder)
         changed["learning_rate"] = recipe.train.learning_rate * share
     if arm.tokens_of or arm.updates_of:
-        changed["num_train_epochs"] = passes(recipe, cell, materials, student)
+        changed["num_train_epochs"] = passes(recipe, cell.arm, supervised)
     return recipe.train.model_copy(update=changed), changed
 
 
-def passes(recipe: Recipe, cell: Cell, materials: Sequence[Material], student: "Student") -> float:
-    """How often a student goes through its lessons.
+def passes(recipe: Recipe, name: str, supervised: Callable[[str], int]) -> float:
+    """How often the student of an arm goes through its lessons.
 
     Arms have the same conversations, so as many updates are as many passes.
 
     Args:
         recipe: has the arms.
-        cell: which student.
-        materials: one for each of its tasks.
-        student: who encodes the lessons.
+        name: of the arm.
+        supervised: arm -> supervised tokens of all its lessons.
     """
-    from whytune.student.effort import supervised
-
-    arm = recipe.arms[cell.arm]
+    arm = recipe.arms[name]
     if arm.updates_of is not None:
-        cell, arm = replace(cell, arm=arm.updates_of), recipe.arms[arm.updates_of]
+        name, arm = arm.updates_of, recipe.arms[arm.updates_of]
     if arm.tokens_of is None:
         return recipe.train.num_train_epochs
-    theirs, own = (
-        sum(supervised(lessons(recipe, one, materials, student)).values())
-        for one in (replace(cell, arm=arm.tokens_of), cell)
-    )
-    return recipe.train.num_train_epochs * theirs / own
+    return recipe.train.num_train_epochs * supervised(arm.tokens_of) / supervised(name)
 
 
 def _label_share(
@@ -133,4 +148,10 @@ def _label_share(
             f"arms.{cell.arm}.gradient_of: {other} is not taught yet ({place}), and its gradient is "
             f"measured while it is; teach it first: `whytune train RECIPE --arm {other}`"
         )
-    return float(store.read_json(place / "run.json")["label_share"])
+    share = store.read_json(place / "run.json").get("label_share")
+    if not share:
+        raise RecipeError(
+            f"arms.{cell.arm}.gradient_of: {place} says no share of label tokens in its gradient "
+            f"(found {share}), as runs of earlier versions do not; delete it and teach it again"
+        )
+    return float(share)

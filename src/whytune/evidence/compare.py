@@ -1,36 +1,56 @@
 """Two arms on the same examples: what the change does to a figure, and whether it is chance."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from whytune.errors import EvidenceError
-from whytune.evidence.intervals import estimate, resample
+from whytune.evidence.intervals import resample
 from whytune.evidence.metrics import Metric, metric_named
+from whytune.evidence.pairing import by_seed, paired
+from whytune.evidence.significance import clustered, crossed
 from whytune.evidence.table import Floats, Table, group_codes, read_mask, tabulate
-from whytune.records import Comparison, Estimate, Kind, Prediction, Reference, Task
+from whytune.records import Comparison, Kind, Prediction, Reference, Task
 
-LOWER_IS_BETTER = frozenset({"label_nll", "brier", "ece", "mae", "mse"})
+LOWER_IS_BETTER = frozenset({
+    "label_nll", "brier", "rps", "ece", "ece_uniform", "aurc", "unreadable_rate",
+    "mae", "mse", "rmse", "mae_steps",
+})  # fmt: skip
 """Figures that measure an error."""
+
+NOT_JUDGED = frozenset({"bias"})
+"""Figures of which neither more nor less is better."""
 
 WORDS = {
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "mcc": "Matthews correlation",
     "label_nll": "label loss (nats)",
     "brier": "Brier score",
+    "rps": "ranked probability score",
     "ece": "calibration error",
+    "ece_uniform": "calibration error (bins of equal width)",
+    "aurc": "area under the risk-coverage curve",
     "label_mass": "label mass",
+    "unreadable_rate": "share of unreadable answers",
     "mae": "mean absolute error",
     "mse": "mean squared error",
+    "rmse": "root mean squared error",
+    "mae_steps": "mean absolute error in label steps",
+    "within_one": "share of labels within one step",
+    "bias": "bias of the expected score",
     "qwk": "quadratic weighted kappa",
     "spearman": "Spearman correlation",
+    "kendall": "Kendall correlation (tau-b)",
 }
 """Metric -> how a sentence calls it."""
 
-# Equal differences must compare as equal though they were summed in another order.
-_ROUNDING = 1e-12
+
+# These count unreadable answers too.
+_OF_ALL = ("accuracy", "unreadable_rate")
 
 
 def default_metrics(task: Task) -> tuple[str, ...]:
@@ -54,26 +74,28 @@ def compare(
 ) -> list[Comparison]:
     """The difference arm - base of each figure, paired.
 
-    Interval: 95 % percentile bootstrap of the difference; both arms get the same resampled
-    groups. p: two-sided permutation test that exchanges the arms' predictions group by group;
-    p = (1 + #{|d*| >= |d|}) / (1 + draws) (Phipson & Smyth 2010), so never below 1 / (1 + draws);
-    a permuted difference that is not defined counts as at least as large. Where the difference
-    is not defined, it, its interval and p are not-a-number. Neither is corrected for the number
-    of figures or arms compared.
+    Several predictions of an example are several seeds; interval and p then speak about other
+    examples and other seeds (`significance.crossed`). With one seed they speak about other examples
+    answered by this seed (`significance.clustered`): bootstrap draws give both arms the same groups,
+    and the permutation test exchanges the arms' predictions group by group.
 
-    Unreadable predictions count (as wrong) for the accuracy only; every other figure, and its
-    `n` and `groups`, stands on the pairs that are readable in both arms.
+    Where the difference is not defined, it, its interval and p are not-a-number. Neither is
+    corrected for the number of figures or arms compared; for that there is `family.corrected`.
+
+    Unreadable predictions count for the accuracy (as wrong) and the unreadable rate only; every
+    other figure, and its `n` and `groups`, stands on the pairs that are readable in both arms.
 
     Args:
         base: predictions of the arm that is compared with.
         arm: predictions of the arm in question; the same examples equally often. The k-th
             prediction of an example (its k-th seed) is paired with the k-th of the other side.
+            Where some examples have more predictions than others, all count as of one seed.
         references: example id -> what the answers are measured against.
         groups: example id -> group; resampled and exchanged as a whole.
         task: the task of all predictions.
         names: of base and arm.
         metrics: figures to compare; without it `default_metrics(task)`.
-        draws: bootstrap draws, and as many permutations.
+        draws: bootstrap draws, and with one seed as many permutations.
         seed: of both.
 
     Raises:
@@ -81,33 +103,56 @@ def compare(
             metric; or what `table.tabulate` and `table.group_codes` refuse.
     """
     figures = {name: metric_named(name, task) for name in metrics or default_metrics(task)}
-    partner = _paired(base, arm, names)
+    partner = paired(base, arm, names)
     codes = group_codes(base, groups)
     readable = read_mask(base) & read_mask(partner)
-    # Both arms in one table, each group twice: counts then say which arm's answers are taken.
-    table = tabulate(
-        [*base, *partner],
-        references,
-        task,
-        np.concatenate((codes, codes + codes.max(initial=-1) + 1)),
-        np.tile(readable, 2),
-    )
-    taken = resample(table.groups // 2, draws, seed)
-    swaps = _swaps(table.groups // 2, draws, seed)
+
+    def sides(positions: Sequence[int]) -> _Sides:
+        at = np.array(positions, dtype=np.int64)
+        tables = (
+            tabulate([side[i] for i in positions], references, task, codes[at], readable[at])
+            for side in (base, partner)
+        )
+        return _Sides(*tables)
+
+    whole = sides(range(len(base)))
+    seeds = by_seed(base)
+    single = len(seeds) == 1
+    parts = [whole] if single else [sides(positions) for positions in seeds]
+    once, taken = np.ones((1, whole.base.groups)), resample(whole.base.groups, draws, seed)
+    if single:
+        # Both arms in one table, each group twice: counts then say which arm's answers are taken.
+        both = tabulate(
+            [*base, *partner],
+            references,
+            task,
+            np.concatenate((codes, codes + whole.base.groups)),
+            np.tile(readable, 2),
+        )
+        swaps = _swaps(whole.base.groups, draws, seed)
     found = []
     for name, figure in figures.items():
-        used = codes if name == "accuracy" else codes[readable]
+        used = codes if name in _OF_ALL else codes[readable]
         size = len(np.unique(used))
-        difference, p = _tested(figure, table, taken, swaps, size)
+        value = float(whole.difference(figure, once)[0])
+        drawn = np.array([part.difference(figure, taken) for part in parts])
+        if single:
+            exchanged = figure(both, swaps[0]) - figure(both, swaps[1])
+            tested = clustered(value, drawn[0], exchanged, size)
+        else:
+            own = np.array([part.difference(figure, once)[0] for part in parts])
+            tested = crossed(value, own, drawn, size)
         found.append(
             Comparison(
                 base=names[0],
                 arm=names[1],
                 metric=name,
-                difference=difference,
-                p=p,
+                difference=tested.difference,
+                p=tested.p,
                 n=len(used),
                 groups=size,
+                seeds=len(parts),
+                detectable=None if math.isnan(tested.detectable) else tested.detectable,
             )
         )
     return found
@@ -117,91 +162,79 @@ def sentence(comparison: Comparison, task: Task) -> str:
     """One plain sentence about a comparison.
 
     It claims a difference only where the interval leaves out 0; else it says that none was
-    found at this size, which is not to say that there is none.
+    found at this size, which is not to say that there is none, and how large a difference would
+    have been found. A claim that Holm's correction does not bear out says so.
     """
     word = WORDS.get(comparison.metric, comparison.metric)
-    d, size = comparison.difference, f"{comparison.n} answers in {comparison.groups} groups"
+    arm, base, d = comparison.arm, comparison.base, comparison.difference
+    size = f"{comparison.n} answers in {comparison.groups} groups"
+    size += f" by {comparison.seeds} seeds" if comparison.seeds > 1 else ""
     if math.isnan(d.value):
         return (
-            f"On {task.name}, the {word} of {comparison.arm} and {comparison.base} cannot be "
-            f"compared: it is not defined on these predictions ({size})."
+            f"On {task.name}, the {word} of {arm} and {base} cannot be compared: it is not "
+            f"defined on these predictions ({size})."
         )
     if math.isnan(d.low):
+        why = "too few groups" if comparison.groups < 2 else "not defined often enough"
         return (
-            f"On {task.name}, the {word} of {comparison.arm} differs from that of "
-            f"{comparison.base} by {_signed(d.value)}; there are too few groups for an interval "
-            f"({size})."
+            f"On {task.name}, the {word} of {arm} differs from that of {base} by "
+            f"{_signed(d.value)}; {why} for an interval ({size})."
         )
-    facts = (
-        f"{_signed(d.value)}, 95 % interval {_signed(d.low)} to {_signed(d.high)}, "
-        f"p = {comparison.p:.2g}, {size}"
-    )
+    facts = _facts(comparison, size)
     if d.low <= 0 <= d.high:
         return (
-            f"On {task.name}, no difference in {word} between {comparison.arm} and "
-            f"{comparison.base} was found at this size ({facts})."
+            f"On {task.name}, no difference in {word} between {arm} and {base} was found at this "
+            f"size ({facts}){_detectable(comparison)}."
         )
     way, lower = ("lower", True) if d.value < 0 else ("higher", False)
-    judged = "better" if lower == (comparison.metric in LOWER_IS_BETTER) else "worse"
+    judged = " (better)" if lower == (comparison.metric in LOWER_IS_BETTER) else " (worse)"
+    judged = "" if comparison.metric in NOT_JUDGED else judged
+    doubt = "; among all that was compared it may be chance" if _undone(comparison) else ""
+    return f"On {task.name}, {arm} has {way}{judged} {word} than {base} ({facts}){doubt}."
+
+
+def _facts(comparison: Comparison, size: str) -> str:
+    d, holm = comparison.difference, comparison.p_holm
+    corrected = "" if holm is None else f" ({holm:.2g} after Holm's correction)"
+    scope = "" if comparison.seeds > 1 else "; about such examples and this seed only"
     return (
-        f"On {task.name}, {comparison.arm} has {way} ({judged}) {word} than "
-        f"{comparison.base} ({facts})."
+        f"{_signed(d.value)}, 95 % interval {_signed(d.low)} to {_signed(d.high)}, "
+        f"p = {comparison.p:.2g}{corrected}, {size}{scope}"
     )
+
+
+def _detectable(comparison: Comparison) -> str:
+    if not comparison.detectable:
+        return ""
+    return (
+        f"; a difference of {comparison.detectable:.2g} or more would have been found in 4 of 5 "
+        "such studies"
+    )
+
+
+def _undone(comparison: Comparison) -> bool:
+    return comparison.p_holm is not None and comparison.p_holm > 0.05
 
 
 def _signed(value: float) -> str:
     return f"{value:+.3g}"
 
 
-def _paired(
-    base: Sequence[Prediction], arm: Sequence[Prediction], names: tuple[str, str]
-) -> list[Prediction]:
-    """The arm's predictions in the base's order of examples and occurrences."""
-    sides: list[dict[str, list[Prediction]]] = []
-    for side in (base, arm):
-        by_id = defaultdict(list)
-        for prediction in side:
-            by_id[prediction.example_id].append(prediction)
-        sides.append(by_id)
-    for example_id in {**sides[0], **sides[1]}:
-        often = [len(side.get(example_id, ())) for side in sides]
-        if often[0] != often[1]:
-            raise EvidenceError(
-                f"example {example_id}: found {often[0]} predictions of {names[0]} and {often[1]} "
-                f"of {names[1]}, expected as many of both; compare arms on the same examples and "
-                "seeds"
-            )
-    waiting = {example_id: iter(answers) for example_id, answers in sides[1].items()}
-    return [next(waiting[prediction.example_id]) for prediction in base]
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """The answers of both arms, with the same groups."""
+
+    base: Table
+    arm: Table
+
+    def difference(self, figure: Metric, counts: Floats) -> Floats:
+        return figure(self.arm, counts) - figure(self.base, counts)
 
 
-def _swaps(groups: int, draws: int, seed: int) -> Floats:
+def _swaps(groups: int, draws: int, seed: int) -> tuple[Floats, Floats]:
+    """How often each group of the base and then of the arm counts, on either side."""
     # Not the stream of the bootstrap: interval and p must not share their luck.
     source = np.random.default_rng([seed, 1])
-    return source.integers(2, size=(draws, groups)).astype(np.float64)
-
-
-def _tested(
-    figure: Metric, table: Table, taken: Floats, swaps: Floats, size: int
-) -> tuple[Estimate, float]:
-    """The difference with its interval, and p."""
-    value = float(_difference(figure, table, np.ones((1, table.groups // 2)))[0])
-    difference = estimate(value, _difference(figure, table, taken), size)
-    return difference, _p(value, _exchanged(figure, table, swaps))
-
-
-def _difference(figure: Metric, table: Table, counts: Floats) -> Floats:
-    nothing = np.zeros_like(counts)
-    return figure(table, np.hstack((nothing, counts))) - figure(table, np.hstack((counts, nothing)))
-
-
-def _exchanged(figure: Metric, table: Table, swaps: Floats) -> Floats:
-    kept = 1 - swaps
-    return figure(table, np.hstack((swaps, kept))) - figure(table, np.hstack((kept, swaps)))
-
-
-def _p(value: float, exchanged: Floats) -> float:
-    if math.isnan(value):
-        return math.nan
-    smaller = int((np.abs(exchanged) < abs(value) - _ROUNDING).sum())
-    return (1 + len(exchanged) - smaller) / (1 + len(exchanged))
+    swapped = source.integers(2, size=(draws, groups)).astype(np.float64)
+    kept = 1 - swapped
+    return np.hstack((swapped, kept)), np.hstack((kept, swapped))

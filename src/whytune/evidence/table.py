@@ -30,6 +30,8 @@ class Table:
     """[group] predictions, unreadable ones included."""
     hits: Floats
     """[group] predictions with the reference's label."""
+    unread: Floats
+    """[group] predictions without a label, whatever rows are left out beside them."""
     group: Ints
     """[row] index of the group."""
     reference: Ints
@@ -95,11 +97,65 @@ def tabulate(
     """
     if not predictions:
         raise EvidenceError(f"task {task.name}: found no predictions, expected one or more")
+    return _arranged(predictions, references, task, codes, readable)
+
+
+def table_of(
+    predictions: Sequence[Prediction],
+    references: Mapping[str, Reference],
+    groups: Mapping[str, str],
+    task: Task,
+) -> Table:
+    """The table of one arm's answers; without predictions one of no groups and no rows.
+
+    Raises:
+        EvidenceError: see `tabulate` and `group_codes`.
+    """
+    codes = group_codes(predictions, groups)
+    return _arranged(predictions, references, task, codes, read_mask(predictions))
+
+
+def of_arrays(reference: Sequence[int], probs: Sequence[Sequence[float]]) -> Table:
+    """A table from plain arrays: every example a group of its own, all answers labels, readable.
+
+    Args:
+        reference: [example] index of the reference's label; its score is the label's own.
+        probs: [example, label] probabilities that sum to 1; the highest is the answer.
+    """
+    given = np.array(probs, dtype=np.float64)
+    true = np.array(reference, dtype=np.int64)
+    n, labels = given.shape
+    values = np.arange(labels) / (labels - 1)
+    predicted = given.argmax(axis=1)
+    return Table(
+        labels=labels,
+        asked=np.ones(n),
+        hits=(predicted == true).astype(np.float64),
+        unread=np.zeros(n),
+        group=np.arange(n),
+        reference=true,
+        predicted=predicted,
+        probs=given,
+        nll=-np.log(given[np.arange(n), true]),
+        mass=given.sum(axis=1),
+        expected=given @ values,
+        score=values[true],
+    )
+
+
+def _arranged(
+    predictions: Sequence[Prediction],
+    references: Mapping[str, Reference],
+    task: Task,
+    codes: Ints,
+    readable: Bools,
+) -> Table:
     for prediction in predictions:
         _check(prediction, references, task)
     truth = [references[prediction.example_id] for prediction in predictions]
     equal = [float(p.label == r.label) for p, r in zip(predictions, truth, strict=True)]
-    groups = int(codes.max()) + 1
+    unread = (~read_mask(predictions)).astype(np.float64)
+    groups = int(codes.max(initial=-1)) + 1
     rows = [i for i in range(len(predictions)) if readable[i]]
     index = {name: i for i, name in enumerate(task.label_names)}
     read = [predictions[i] for i in rows]
@@ -108,6 +164,7 @@ def tabulate(
         labels=len(index),
         asked=np.bincount(codes, minlength=groups).astype(np.float64),
         hits=np.bincount(codes, weights=equal, minlength=groups).astype(np.float64),
+        unread=np.bincount(codes, weights=unread, minlength=groups).astype(np.float64),
         group=codes[readable],
         reference=np.array([index[r.label] for r in met], dtype=np.int64),
         predicted=np.array([index[str(p.label)] for p in read], dtype=np.int64),

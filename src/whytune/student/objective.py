@@ -23,9 +23,9 @@ def weigh(bundle: Bundle, lessons: Sequence[Lesson], arm: Arm, encoder: Encoder)
     """Give the tokens of a bundle the weights that an arm wants.
 
     Label tokens weigh `label_weight`, those of an explanation and the frame beside it
-    `explanation_weight`, the frame of a lesson without explanation 1. With `loss: example` the
-    weights of each lesson are divided by their sum. `label_smoothing` e makes the label's target
-    1 - e + e/K for the taught one of K labels and e/K for each other (Szegedy et al. 2016,
+    `explanation_weight`, the frame of a lesson without explanation 1 (0 where the label is matched
+    to another arm's gradient). With `loss: example` the weights of each lesson are divided by their
+    sum. `label_smoothing` e makes the label's target 1 - e + e/K for the taught one of K labels and e/K for each other (Szegedy et al. 2016,
     https://arxiv.org/abs/1512.00567, section 7), token by token along the taught label's path: where
     labels part, each next token's target is its labels' share of what all labels that begin so
     have together.
@@ -37,7 +37,7 @@ def weigh(bundle: Bundle, lessons: Sequence[Lesson], arm: Arm, encoder: Encoder)
         encoder: knows the tokens of the labels.
     """
     plain = arm.label_weight == arm.explanation_weight == 1 and arm.loss == "token"
-    if plain and arm.label_smoothing == 0:
+    if plain and arm.label_smoothing == 0 and arm.gradient_of is None:
         return bundle
     branches = tuple(
         _weighed(branch, lesson, arm, encoder.labels(lesson.task))
@@ -47,7 +47,8 @@ def weigh(bundle: Bundle, lessons: Sequence[Lesson], arm: Arm, encoder: Encoder)
 
 
 def _weighed(branch: Branch, lesson: Lesson, arm: Arm, labels: Mapping[str, Ids]) -> Branch:
-    frame = 1.0 if lesson.explanation is None else arm.explanation_weight
+    alone = float(arm.gradient_of is None)  # a matched label is to have the gradient for itself
+    frame = alone if lesson.explanation is None else arm.explanation_weight
     of_part = {
         Part.PROMPT: 0.0, Part.LABEL: arm.label_weight,
         Part.EXPLANATION: arm.explanation_weight, Part.FRAME: frame,

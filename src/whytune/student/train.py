@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -31,7 +32,7 @@ from whytune.student.encode import Bundle
 from whytune.student.models import Student
 from whytune.student.objective import terms, weighted_nll
 
-SAMPLE = 24
+SAMPLE = 12
 """Conversations on which the label's share of the gradient is measured."""
 
 
@@ -62,7 +63,8 @@ class Trained:
     """Tokens that went through the student, prompts included."""
     stopped_early: bool
     label_share: float
-    """`effort.label_share`, on the same few lessons at every measurement; their mean."""
+    """`effort.label_share` on the same few lessons at the start and at every measurement, linear in
+    between; its mean over the updates, each with the weight of its learning rate."""
     label_share_at_start: float
     """The same before the first update."""
 
@@ -130,7 +132,7 @@ def train(
         updates=loop.at.step,
         tokens=loop.tokens(),
         stopped_early=loop.at.step < total,
-        label_share=statistics.fmean(_number(row["label_share"]) for row in loop.at.history),
+        label_share=loop.mean_label_share(),
         label_share_at_start=_number(loop.at.label_share_at_start),
     )
 
@@ -255,6 +257,14 @@ class _Loop:
             if self.settings.load_best_model_at_end:
                 state = get_peft_model_state_dict(self.student.adapted)
                 self.best_adapter = {name: t.detach().clone() for name, t in state.items()}
+
+    def mean_label_share(self) -> float:
+        steps = [0, *(row["step"] for row in self.at.history)]
+        shares = [self.at.label_share_at_start, *(row["label_share"] for row in self.at.history)]
+        updates = np.arange(self.at.step)
+        rates = [self.scheduler.lr_lambdas[0](step) for step in updates.tolist()]
+        between = np.interp(updates, steps, [_number(share) for share in shares])
+        return float(np.average(between, weights=rates)) if sum(rates) else float(between.mean())
 
     def _label_share(self) -> float:
         sample = self.bundles[:SAMPLE]

@@ -76,6 +76,10 @@ class Contrast(Stored):
     metric: str
     difference: Interval
     p: Number = None
+    p_holm: Number = None
+    """Corrected for the number of comparisons of the figure."""
+    detectable: Number = None
+    """Difference that 4 of 5 such studies would have found."""
     n: int
     groups: int
     sentence: str

@@ -99,6 +99,7 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
 def _gathered(recipe: Recipe, show: Progress) -> Materials:
     """The material, once the reasons that it teaches are written."""
     if any(arm.spoken == "generated" for arm in recipe.arms.values()):
+        gather(recipe, stand_in=True)  # what else is wrong is told before hours of writing
         pipeline.require_torch()
         explaining.explain(recipe, show)
     return gather(recipe)

@@ -5,7 +5,7 @@ on a few conversations where it cannot.
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from whytune import pipeline, run_folder, taught
@@ -87,50 +87,50 @@ def load(recipe: Recipe, materials: Sequence[Material], student: "Student") -> l
     Raises:
         EncodingError: a lesson that cannot be supervised exactly.
     """
-    cells = [
-        Cell(corpus=materials[0].corpus.name, tasks=tuple(m.task.name for m in materials), arm=arm,
-             seed=recipe.seeds[0]) for arm in recipe.arms
-    ]  # fmt: skip
-    longest = max(
-        (taught.lessons(recipe, cell, materials, student) for cell in cells),
-        key=lambda bundles: sum(map(len, bundles)),
-    )
-    pace = _pace(recipe, materials, longest, student)
-    return [_load(recipe, cell, materials, student, pace) for cell in cells]
-
-
-def _load(
-    recipe: Recipe, cell: Cell, materials: Sequence[Material], student: "Student", pace: Pace
-) -> Load:
     from whytune.student import effort, train
 
-    bundles = taught.lessons(recipe, cell, materials, student)
-    passes = taught.passes(recipe, cell, materials, student)
-    settings = recipe.train.model_copy(update={"num_train_epochs": passes})
-    updates, per_epoch = train.schedule(len(bundles), settings), sum(map(len, bundles))
-    return Load(
-        arm=cell.arm, task=cell.task,
-        lessons=sum(len(bundle.branches) for bundle in bundles), conversations=len(bundles),
-        tokens_per_epoch=per_epoch, longest=max(map(len, bundles)),
-        cut=sum(bundle.cut > 0 for bundle in bundles), supervised=effort.supervised(bundles),
-        passes=passes, updates=updates, flops=round(pace.flops * per_epoch * passes),
-        seconds=pace.seconds * per_epoch * passes,
-        measuring=_measuring(recipe, cell, materials, pace, updates, len(bundles)),
-    )  # fmt: skip
+    made: dict[str, Load] = {}
+    longest: list[Bundle] = []
+    for arm in recipe.arms:
+        cell = Cell(corpus=materials[0].corpus.name, seed=recipe.seeds[0], arm=arm,
+                    tasks=tuple(material.task.name for material in materials))  # fmt: skip
+        bundles = taught.lessons(recipe, cell, materials, student)
+        taught.check_asked(recipe, cell, materials, student)
+        longest = max(longest, bundles, key=lambda own: sum(map(len, own)))
+        made[arm] = Load(
+            arm=arm, task=cell.task, lessons=sum(len(bundle.branches) for bundle in bundles),
+            conversations=len(bundles), tokens_per_epoch=sum(map(len, bundles)),
+            longest=max(map(len, bundles)), cut=sum(bundle.cut > 0 for bundle in bundles),
+            supervised=effort.supervised(bundles), passes=0, updates=0, flops=0, seconds=0,
+            measuring=0,
+        )  # fmt: skip
+    pace = _pace(recipe, materials, longest, student)
+
+    def finished(load: Load) -> Load:
+        passes = taught.passes(recipe, load.arm, lambda arm: sum(made[arm].supervised.values()))
+        tokens = load.tokens_per_epoch * passes
+        settings = recipe.train.model_copy(update={"num_train_epochs": passes})
+        load = replace(load, passes=passes, updates=train.schedule(load.conversations, settings),
+                       flops=round(pace.flops * tokens), seconds=pace.seconds * tokens)  # fmt: skip
+        return replace(load, measuring=_measuring(recipe, materials, load, pace))
+
+    return [finished(load) for load in made.values()]
 
 
-def _measuring(
-    recipe: Recipe, cell: Cell, materials: Sequence[Material], pace: Pace, updates: int,
-    conversations: int,
-) -> float:  # fmt: skip
-    """Seconds of answering, on the curve and at the end."""
-    layout = run_folder.layout(cell, materials)
+def _measuring(recipe: Recipe, materials: Sequence[Material], load: Load, pace: Pace) -> float:
+    """Seconds of answering, on the curve and at the end, and of measuring the gradient."""
+    from whytune.student import train
+
+    layout = recipe.arms[load.arm].answers_in
     curve = together(materials, run_folder.watched_split(materials))[: recipe.train.eval_limit]
     size = recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps
-    every = recipe.train.eval_steps or max(1, round(conversations / size))
+    every = recipe.train.eval_steps or max(1, round(load.conversations / size))
+    times = math.ceil(load.updates / every)
+    sample = min(train.SAMPLE, load.conversations) / load.conversations
     return (
-        math.ceil(updates / every) * len(curve) * pace.answering[layout, 1]
+        times * len(curve) * pace.answering[layout, 1]
         + len(together(materials, Split.TEST)) * pace.answering[layout, recipe.predict.samples]
+        + (times + 1) * sample * load.tokens_per_epoch * pace.seconds
     )
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from whytune import run_folder, store
 from whytune.evidence.compare import compare, sentence
+from whytune.evidence.family import corrected
 from whytune.material import Material, left_out, not_asked
 from whytune.recipe import Recipe
 from whytune.recipe_arms import PSEUDO, Arm
@@ -20,6 +21,14 @@ MOST_NAMED = 4
 """Comparisons that the finding names; of more it gives the number."""
 
 
+class _Compared(NamedTuple):
+    """A comparison, what it is about, and what the students of its arm have learned."""
+
+    material: Material
+    comparison: Comparison
+    learned: Learned
+
+
 def baseline_folder(folder: Path, material: Material, name: str) -> Path:
     """Where a baseline's answers stand in a study."""
     return folder / "baselines" / f"{material.corpus.name}--{material.task.name}--{name}"
@@ -30,7 +39,7 @@ def summarise(
 ) -> dict[str, Any]:
     """`summary.json`, all but the study's own time and memory."""
     rows: list[dict[str, Any]] = []
-    comparisons: list[dict[str, Any]] = []
+    compared: list[_Compared] = []
     for (corpus, task), material in materials.items():
         own = [cell for cell in asked if cell.corpus == corpus and task in cell.tasks]
         answers = {
@@ -40,7 +49,8 @@ def summarise(
         rows += _baseline_rows(recipe, material, folder)
         learned = {arm: _learned([c for c in own if c.arm == arm], task, folder)
                    for arm in recipe.arms}  # fmt: skip
-        comparisons += _comparisons(recipe, material, answers, learned, folder)
+        compared += _comparisons(recipe, material, answers, learned, folder)
+    comparisons = [_comparison_row(one) for one in _corrected(compared)]
     return {
         "name": recipe.name,
         "model": recipe.model,
@@ -102,7 +112,7 @@ def _baseline_rows(recipe: Recipe, material: Material, folder: Path) -> Iterator
 def _comparisons(
     recipe: Recipe, material: Material, answers: Mapping[str, Sequence[Prediction]],
     learned: Mapping[str, Learned], folder: Path,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[_Compared]:  # fmt: skip
     """Every arm against the first one without explanation (or the first one), every control against
     the arm that it stands for, and every arm against `prior` on the figure that the section is
     judged by, with a reason where no gain shows.
@@ -124,7 +134,7 @@ def _comparisons(
             names=(name, arm), metrics=metrics, draws=recipe.evidence.bootstrap, seed=0,
         )  # fmt: skip
         for comparison in found:
-            yield _comparison_row(material, comparison, learned[arm])
+            yield _Compared(material, comparison, learned[arm])
 
 
 def _controls(arms: Mapping[str, Arm]) -> Iterator[tuple[str, str]]:
@@ -140,11 +150,26 @@ def _controls(arms: Mapping[str, Arm]) -> Iterator[tuple[str, str]]:
         yield from ((other, name) for other in islice(stands_for, 1))
 
 
-def _comparison_row(
-    material: Material, comparison: Comparison, learned: Learned
-) -> dict[str, Any]:  # fmt: skip
+def _corrected(compared: Sequence[_Compared]) -> list[_Compared]:
+    """With each p corrected for the number of comparisons of its figure in the whole study, those
+    with the prior apart.
+    """
+    families: dict[tuple[str, bool], list[int]] = {}
+    for at, one in enumerate(compared):
+        key = (one.comparison.metric, one.comparison.base == PRIOR)
+        families.setdefault(key, []).append(at)
+    found = list(compared)
+    for places in families.values():
+        adjusted = corrected([compared[at].comparison for at in places])
+        for at, comparison in zip(places, adjusted, strict=True):
+            found[at] = compared[at]._replace(comparison=comparison)
+    return found
+
+
+def _comparison_row(one: _Compared) -> dict[str, Any]:
+    material, comparison = one.material, one.comparison
     row = {"corpus": material.corpus.name, "task": material.task.name, **store.plain(comparison)}
-    why = reason(row, learned) if comparison.base == PRIOR else ""
+    why = reason(row, one.learned) if comparison.base == PRIOR else ""
     return {**row, "sentence": f"{sentence(comparison, material.task)} {why}".rstrip()}
 
 
@@ -247,15 +272,19 @@ def _notes(
             yield f"{corpus}, {task}, {missing}."
         for what, why in left_out(recipe, material):
             yield f"{corpus}, {task}: {what} taught in no arm ({why})."
-    # Every seed and arm reads the same conversations, cut alike.
-    firsts: dict[tuple[str, tuple[str, ...]], Cell] = {}
+    # Every seed reads the same conversations, cut alike; so do arms, unless one has an instruction.
+    firsts: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     for cell in asked:
-        firsts.setdefault((cell.corpus, cell.tasks), cell)
-    for (corpus, tasks), cell in firsts.items():
         facts = store.read_json(folder / "runs" / cell.id / "run.json")
+        firsts.setdefault((cell.corpus, cell.tasks), {}).setdefault(cell.arm, facts)
+    for (corpus, tasks), by_arm in firsts.items():
+        facts = next(iter(by_arm.values()))
         place = f"{corpus}, {', '.join(tasks)}"
-        if facts["cut"]:
-            yield (f"{place}: {facts['cut']} of {facts['conversations']} conversations were "
+        cuts = {arm: own["cut"] for arm, own in by_arm.items()}
+        told = (str(facts["cut"]) if len({*cuts.values()}) == 1
+                else ", ".join(f"{n} ({arm})" for arm, n in cuts.items()))  # fmt: skip
+        if any(cuts.values()):
+            yield (f"{place}: {told} of {facts['conversations']} conversations were "
                    "longer than prompt.max_length and lost their middle.")  # fmt: skip
         if facts["eval_split"] == Split.TEST:
             yield (f"{place}: the loss curves are drawn on the test part; no checkpoint "

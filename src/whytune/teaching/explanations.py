@@ -17,6 +17,7 @@ NO_VERDICT = "no verdict"
 """Why an example that nobody spoke about is not taught."""
 _NO_LABEL = "no label"
 _NO_EXPLANATION = "no explanation"
+_NO_OTHER = "no other example with its label"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +92,20 @@ def teachable(
     reasons = [_reason(one, arms) for one in told]
     kept = [one for one, reason in zip(told, reasons, strict=True) if reason is None]
     dropped = Counter(reason for reason in reasons if reason is not None)
+    if any(arm.explanation == "other-same" for arm in arms.values()):
+        alone = _alone(kept)
+        dropped[_NO_OTHER] = sum(one.label in alone for one in kept)
+        kept = [one for one in kept if one.label not in alone]
     if unspoken := sum(not by_id[example.id] for example in examples):
         dropped[NO_VERDICT] = unspoken
     _check_arms(told, task, arms)
     _check_labels(kept, task, dropped)
-    return Teachable(told=tuple(kept), dropped=dict(sorted(dropped.items())))
+    return Teachable(told=tuple(kept), dropped={k: n for k, n in sorted(dropped.items()) if n})
 
 
-def lessons(told: Sequence[Told], task: Task, arm: Arm, seed: int) -> tuple[Lesson, ...]:
+def lessons(
+    told: Sequence[Told], task: Task, arm: Arm, seed: int, corpus: str = ""
+) -> tuple[Lesson, ...]:
     """What an arm teaches, a lesson for each of `told` in their order.
 
     First labels are masked, then the words counted that are kept, then others put in their place.
@@ -107,7 +114,8 @@ def lessons(told: Sequence[Told], task: Task, arm: Arm, seed: int) -> tuple[Less
         told: all that is taught about the task: replacements are made from it and nothing else.
         task: what is asked.
         arm: how it is taught.
-        seed: draws the words of replacements.
+        seed: draws the words of replacements, for each task and corpus others.
+        corpus: its name.
 
     Raises:
         TeachingError: nothing to draw a replacement from.
@@ -122,7 +130,8 @@ def lessons(told: Sequence[Told], task: Task, arm: Arm, seed: int) -> tuple[Less
     texts = [one.text for one in said]
     if arm.explanation in PSEUDO:
         # Words that are drawn or reordered may name a label again.
-        texts = [_masked(text, task, arm) for text in variants.make(arm.explanation, said, seed)]
+        made = variants.make(arm.explanation, said, seed, f"{corpus} {task.name}")
+        texts = [_masked(text, task, arm) for text in made]
     if arm.layout is Layout.BOTH_SIDES:
         texts = [" ".join(text.split()) for text in texts]
     return tuple(
@@ -169,6 +178,14 @@ def _reason(one: Told, arms: Mapping[str, Arm]) -> str | None:
     if any(arm.spoken and one.explanation(arm) is None for arm in arms.values()):
         return _NO_EXPLANATION
     return None
+
+
+def _alone(told: Sequence[Told]) -> set[str]:
+    """Labels that one example alone carries."""
+    carried: dict[str, set[str]] = defaultdict(set)
+    for one in told:
+        carried[one.label].add(one.example.id)
+    return {label for label, examples in carried.items() if len(examples) == 1}
 
 
 def _check_arms(told: Sequence[Told], task: Task, arms: Mapping[str, Arm]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from whytune.errors import FolderError
+from whytune.recipe import Recipe, digest
+from whytune.records import Example, Task
 from whytune.store import sync_folder
 
 NAME = "reasons.jsonl"
@@ -35,8 +37,11 @@ class Reason:
     """It ran into the longest that it may be."""
     leaks: bool
     """It names a label of the task."""
+    about: str
+    """`about` of what it is the reason of."""
     key: str
-    """SHA-256 (64 hex digits) of all that decides what is written."""
+    """SHA-256 (64 hex digits) of all that decides what is written, the generator's lessons
+    included."""
 
     @property
     def place(self) -> Place:
@@ -44,14 +49,26 @@ class Reason:
         return self.corpus, self.task, self.example_id, self.label
 
 
-def read(path: Path) -> dict[Place, str]:
-    """(corpus, task, example id, label) -> the reason written last; empty ones are left out.
+def about(recipe: Recipe, example: Example, task: Task, label: str) -> str:
+    """SHA-256 (64 hex digits) of what a reason is of, and of the settings that it is written with,
+    as the recipe says them: edit one, and a reason that is there is another's.
+    """
+    settings = recipe.generator
+    assert settings is not None
+    return digest([
+        settings.model_dump(mode="json", exclude={"batch_size"}), recipe.prompt.model_dump(mode="json"),
+        [[turn.role, turn.text] for turn in example.turns], task.question, label,
+    ])  # fmt: skip
+
+
+def read(path: Path) -> dict[str, str]:
+    """`about` -> the reason written last; empty ones are left out.
 
     Raises:
         FolderError: a line that is not a reason.
     """
-    newest = {found.place: found.reason for found in load(path)}
-    return {place: reason for place, reason in newest.items() if reason}
+    newest = {found.about: found.reason for found in load(path)}
+    return {what: reason for what, reason in newest.items() if reason}
 
 
 def load(path: Path) -> list[Reason]:
@@ -107,7 +124,9 @@ def _reason(path: Path, number: int, line: bytes) -> Reason:
     try:
         cells: Any = json.loads(line)
         found = Reason(**cells)
-        if not all(isinstance(cell, str) for cell in (*found.place, found.reason, found.key)):
+        if not all(
+            isinstance(cell, str) for cell in (*found.place, found.reason, found.about, found.key)
+        ):
             raise TypeError("a cell is no text")
     except (ValueError, TypeError) as error:
         raise FolderError(

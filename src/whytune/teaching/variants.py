@@ -15,6 +15,7 @@ import numpy as np
 from numpy.random import Generator
 
 from whytune.errors import TeachingError
+from whytune.teaching.leaks import MASK
 from whytune.teaching.vocabulary import bare, dictionary, meanings
 
 FILLER = "word"
@@ -35,18 +36,19 @@ class Said:
         return self.text.split()
 
 
-def make(kind: str, said: Sequence[Said], seed: int) -> list[str]:
+def make(kind: str, said: Sequence[Said], seed: int, about: str = "") -> list[str]:
     """One explanation in place of each of `said`, in their order.
 
     Args:
         kind: one of `recipe_arms.PSEUDO`.
         said: all explanations that are taught, and no others: from them alone come the words.
-        seed: draws; kinds draw independently of one another.
+        seed: draws; kinds draw independently of one another, as do corpora and tasks.
+        about: corpus and task.
 
     Raises:
         TeachingError: there is nothing to draw from.
     """
-    random = np.random.default_rng([seed, zlib.crc32(kind.encode())])
+    random = np.random.default_rng([seed, zlib.crc32(f"{about} {kind}".encode())])
     return _KINDS[kind](said, random)
 
 
@@ -81,7 +83,7 @@ def _own_shuffled(said: Sequence[Said], random: Generator) -> list[str]:
 
 def _bag(said: Sequence[Said], random: Generator) -> list[str]:
     """The explanation's own bare words, each once, sorted."""
-    bags = ({word for raw in one.words if (word := bare(raw))} for one in said)
+    bags = ({raw if raw == MASK else bare(raw) for raw in one.words} - {""} for one in said)
     # Where there is nothing but punctuation, that stays.
     return [" ".join(sorted(bag)) or one.text for one, bag in zip(said, bags, strict=True)]
 

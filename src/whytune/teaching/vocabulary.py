@@ -22,9 +22,9 @@ def bare(word: str) -> str:
 
 
 def means_something(word: str) -> bool:
-    """Whether a bare word is neither punctuation nor a stopword; `it's` and `isn't` are one."""
+    """Whether a bare word is neither punctuation nor a stopword; `it's` and `didn't` are one."""
     stem = word.partition("'")[0]
-    return bool(word) and ENGLISH_STOP_WORDS.isdisjoint((word, stem, stem.removesuffix("n")))
+    return bool(word) and not word.endswith("n't") and ENGLISH_STOP_WORDS.isdisjoint((word, stem))
 
 
 def meanings(texts: Iterable[str]) -> Counter[str]:
