@@ -90,7 +90,7 @@ def _runs(recipe: Recipe, folder: Path) -> None:
 def test_stage_one_of_the_two_stage_recipe_runs(tiny_folder: Path, tmp_path: Path) -> None:
     small = ["corpora.emotion.train=12", "corpora.emotion.test=8",
              "generator.corpora.flan_cot.train=8", "generator.corpora.flan_cot.test=4",
-             "generator.max_new_tokens=4"]  # fmt: skip
+             "generator.max_new_tokens=4", "generator.train.layers_to_transform=null"]  # fmt: skip
     recipe = recipe_file.load(
         FOLDER / "two-stage-emotion.yaml",
         [f"model={tiny_folder}", f"reasons={tmp_path / 'reasons'}", *small],

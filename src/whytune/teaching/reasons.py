@@ -19,6 +19,8 @@ from whytune.store import sync_folder
 NAME = "reasons.jsonl"
 """The file's name in the folder of reasons."""
 
+_ELSEWHERE: Any = {"batch_size": True, "corpora": {"__all__": {"path"}}}
+"""What may differ and the same is written: files may be moved."""
 Place = tuple[str, str, str, str]
 """Corpus, task, example id, label."""
 
@@ -56,7 +58,7 @@ def about(recipe: Recipe, example: Example, task: Task, label: str) -> str:
     settings = recipe.generator
     assert settings is not None
     return digest([
-        settings.model_dump(mode="json", exclude={"batch_size"}), recipe.prompt.model_dump(mode="json"),
+        settings.model_dump(mode="json", exclude=_ELSEWHERE), recipe.prompt.model_dump(mode="json"),
         [[turn.role, turn.text] for turn in example.turns], task.question, label,
     ])  # fmt: skip
 
