@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from whytune.recipe import Prompting, Train
+from whytune.recipe_student import Prompting, Train
 from whytune.records import Example, Kind, Label, Layout, Lesson, Task, Turn
 from whytune.student import models
 from whytune.student.models import Student

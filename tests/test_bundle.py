@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from whytune.recipe import Attention, Train
+from whytune.recipe_student import Attention, Train
 from whytune.records import Example, Label, Layout, Task
 from whytune.records import Kind as TaskKind
 from whytune.student import bundle, flex, models

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from whytune.recipe import Train
 from whytune.recipe_arms import Arm
+from whytune.recipe_student import Train
 from whytune.records import Layout, Lesson
 from whytune.student.effort import flops, label_share, supervised
 from whytune.student.encode import Branch, Bundle, audit

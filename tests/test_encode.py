@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from whytune.errors import EncodingError
-from whytune.recipe import Prompting
+from whytune.recipe_student import Prompting
 from whytune.records import Example, Kind, Label, Layout, Lesson, Task, Turn
 from whytune.student import encode
 from whytune.student.encode import CUT_MARK, Bundle, Encoder, Ids, Prompt, audit, supervised

@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from whytune.errors import ModelError
-from whytune.recipe import Prompting, Train
+from whytune.recipe_student import Prompting, Train
 from whytune.records import Example, Layout, Lesson, Prediction, Task
 from whytune.student import models
 from whytune.student.encode import Bundle, audit

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from whytune.errors import TrainingError
-from whytune.recipe import Train
 from whytune.recipe_arms import Arm
+from whytune.recipe_student import Train
 from whytune.records import Example, Kind, Label, Layout, Lesson, Task
 from whytune.student.encode import Branch, Bundle, audit
 from whytune.student.models import Student

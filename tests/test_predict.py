@@ -93,7 +93,7 @@ def test_the_batch_size_does_not_change_the_answers(
 
 @pytest.fixture(scope="module")
 def of_module(folder_of: Callable[[str], Path]) -> Student:
-    from whytune.recipe import Prompting
+    from whytune.recipe_student import Prompting
 
     return models.load(models.find(str(folder_of("llama"))), Prompting(max_length=256))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from whytune import recipe, recipe_data, recipe_file, recipe_teachers
+from whytune import recipe, recipe_data, recipe_file, recipe_student, recipe_teachers
 from whytune.errors import RecipeError
 from whytune.records import Kind
 from whytune.settings import Settings
@@ -242,7 +242,7 @@ def test_every_knob_is_listed_once_with_its_meaning() -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    train = recipe.Train()
+    train = recipe_student.Train()
     assert (train.lora_r, train.lora_alpha, train.lora_dropout) == (16, 32, 0.05)
     assert train.learning_rate == 5e-5
     assert len(train.target_modules) == 7

@@ -11,7 +11,7 @@ from peft import get_peft_model_state_dict
 from torch import Tensor
 
 from whytune.errors import TrainingError
-from whytune.recipe import Train
+from whytune.recipe_student import Train
 from whytune.records import Layout, Lesson
 from whytune.student import checkpoint, models
 from whytune.student.bundle import Node

@@ -15,7 +15,7 @@ from pathlib import Path
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from whytune.recipe import Prompting, Train
+from whytune.recipe_student import Prompting, Train
 from whytune.student import models
 from whytune.student.encode import Branch, Bundle
 from whytune.student.targets import Part

@@ -21,7 +21,8 @@ from whytune import recipe_file, run_folder, store, taught
 from whytune.errors import FolderError, MissingExtraError, ModelError, RecipeError
 from whytune.material import Material, conversations, gather, together
 from whytune.progress import Progress
-from whytune.recipe import Recipe, Train, dump
+from whytune.recipe import Recipe, dump
+from whytune.recipe_student import Train
 from whytune.records import (
     Example,
     Layout,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from whytune import run_folder, store
 from whytune.errors import RecipeError
 from whytune.material import Material, conversations, together
-from whytune.recipe import Prompting, Recipe, Train
+from whytune.recipe import Recipe
+from whytune.recipe_student import Prompting, Train
 from whytune.records import Split
 from whytune.run_folder import Cell
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, PreTrainedModel
 
-from whytune.recipe import Attention
+from whytune.recipe_student import Attention
 from whytune.student import flex
 from whytune.student.encode import Ids
 

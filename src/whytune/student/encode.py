@@ -16,7 +16,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from whytune.errors import EncodingError
-from whytune.recipe import Prompting, digest
+from whytune.recipe import digest
+from whytune.recipe_student import Prompting
 from whytune.records import Example, Lesson, Task
 from whytune.student.prompting import conversation_text, question_text
 from whytune.student.targets import SEPARATOR, Part, render

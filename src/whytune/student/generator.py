@@ -15,7 +15,8 @@ import torch
 
 from whytune.corpora.explained import Explained
 from whytune.errors import EncodingError, WorkError
-from whytune.recipe import Generator, Train
+from whytune.recipe import Generator
+from whytune.recipe_student import Train
 from whytune.records import Example
 from whytune.student import train
 from whytune.student.continuations import Start, Writer

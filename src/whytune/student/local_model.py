@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from transformers import GenerationConfig
 
 from whytune.errors import EncodingError, ModelError
-from whytune.recipe import Prompting
+from whytune.recipe_student import Prompting
 from whytune.settings import Positive, Settings, hint
 from whytune.student import models
 from whytune.student.continuations import Start, Writer

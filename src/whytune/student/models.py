@@ -34,7 +34,8 @@ from transformers import (
 
 from whytune import store
 from whytune.errors import ModelError
-from whytune.recipe import Attention, Prompting, Train, digest
+from whytune.recipe import digest
+from whytune.recipe_student import Attention, Prompting, Train
 from whytune.student import fused, head
 from whytune.student.bundle import Model, bundled
 from whytune.student.encode import Encoder

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from whytune.errors import TrainingError
-from whytune.recipe import Train
+from whytune.recipe_student import Train
 from whytune.student import checkpoint
 from whytune.student.bundle import Model
 from whytune.student.checkpoint import Checkpoint
