@@ -33,6 +33,8 @@ bench: $(BENCH_STAMP)
 	$(BENCH)/python bench/score.py
 	$(BENCH)/python bench/scaling.py
 	$(BENCH)/python bench/annotate.py
+	$(BENCH)/python bench/evaluate.py
+	$(BENCH)/python bench/coverage.py
 	$(BENCH)/python bench/table.py
 
 bench-env: $(BENCH_STAMP)
