@@ -332,6 +332,7 @@ TOLD: dict[str, tuple[list[str], set[str]]] = {
     "evaluate": ([f"studies/tiny/runs/{RUNS[0]}", "--on", "starter"],
                  {"n", "unreadable", "reference", "labels", "metrics", "confusion"}),
     "report": (["studies/tiny"], {"report"}),
+    "compare": (["studies/tiny"], {"settings", "sentences", "notes"}),
 }  # fmt: skip
 
 

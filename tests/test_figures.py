@@ -29,7 +29,7 @@ from sklearn.metrics import (
 from whytune.evidence import ordinal, probabilistic
 from whytune.evidence.metrics import BINS, EVERY_TASK, ORDINAL_TASKS
 from whytune.evidence.table import Floats, Ints, Table, of_arrays
-from whytune.study.tables import METRICS
+from whytune.study.titles import METRICS
 
 ALL = {**EVERY_TASK, **ORDINAL_TASKS}
 QUIET = settings(max_examples=40, deadline=None)

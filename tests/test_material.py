@@ -12,7 +12,7 @@ from whytune.errors import TeachingError
 from whytune.material import Material, conversations, gather, left_out, together
 from whytune.recipe import Recipe
 from whytune.records import Outcome, Split
-from whytune.study import grid
+from whytune.study import baseline_rows
 
 RECIPE = """
 name: raters
@@ -144,9 +144,9 @@ def test_baselines_are_fitted_on_what_is_taught(raters: list[Material], recipe: 
     (material, _) = raters
     assert material.scores is not None
     for name in ("prior", "tfidf"):
-        answers = grid.without_model(recipe, material, name)
+        answers = baseline_rows.without_model(recipe, material, name)
         assert len(answers) == len(material.part(Split.TEST))
-    (prior, *_) = grid.without_model(recipe, material, "prior")
+    (prior, *_) = baseline_rows.without_model(recipe, material, "prior")
     assert prior.expected == pytest.approx(sum(material.scores) / len(material.scores))
 
 

@@ -18,6 +18,7 @@ from whytune.teaching.teachers import Function
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
+STYLES = ("arena", "helpful", "support", "products", "reading", "dialogue")
 BUNDLED = {
     "starter-arms": [
         *["corpora.starter.train=40", "corpora.starter.test=6"],
@@ -26,6 +27,11 @@ BUNDLED = {
         "train.per_device_train_batch_size=20",
     ],
     "own-table": ["corpora.tickets.train=8"],
+    "starter-matrix": [
+        *[f"corpora.{style}.{part}=6" for style in STYLES for part in ("train", "test")],
+        *["corpora.mixed.train=6", "corpora.mixed.test=6", "train.layers_to_transform=null"],
+        "train.per_device_train_batch_size=6",
+    ],
     "starter-raters": ["corpora.starter.train=8", "corpora.starter.test=6"],
     "starter-three-tasks": ["corpora.starter.train=8", "corpora.starter.test=6"],
 }
@@ -81,8 +87,11 @@ def _runs(recipe: Recipe, folder: Path) -> None:
     summary = grid.study(recipe, folder / recipe.name, Progress(quiet=True))
     assert Path(summary["report"]).is_file()
     arms = [row for row in summary["rows"] if row["role"] == "arm"]
-    assert [(row["task"], row["name"]) for row in arms] == [
-        (task.name, arm) for task in recipe.resolved_tasks() for arm in recipe.arms
+    assert [(row["corpus"], row["task"], row["name"]) for row in arms] == [
+        (corpus, task.name, arm)
+        for corpus in recipe.corpora
+        for task in recipe.resolved_tasks()
+        for arm in recipe.arms
     ]
     assert {row["scorecard"]["n"] for row in arms} == {row["scorecard"]["n"] for row in arms[:1]}
 

@@ -16,7 +16,7 @@ from whytune import store
 from whytune.errors import FolderError
 from whytune.evidence.metrics import BINS, scorecard
 from whytune.records import Kind, Label, Outcome, Prediction, Reference, Task
-from whytune.study import report, tables
+from whytune.study import report, tables, titles
 from whytune.study.folder import Answer, parts, read_summary
 
 ATTACK = (
@@ -224,7 +224,7 @@ def test_page_marks_undefined_figures_and_leaves_out_foreign_ones(built: Path) -
 
 def test_best_arm_alone_is_bold(finished: Path) -> None:
     rows = read_summary(finished).rows[:5]
-    metric = tables.METRICS[0]
+    metric = titles.METRICS[0]
     values = {row.name: row.scorecard.metrics["mse"].value for row in rows[:2]}
     assert tables.best(rows, metric) == {min(values, key=lambda name: values[name] or 0)}
     assert tables.best(rows[:1], metric) == set()

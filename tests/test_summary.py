@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from whytune.study.summary import finding
+from whytune.study.finding import finding
 
 Rows = list[dict[str, Any]]
 

@@ -9,14 +9,13 @@ import os
 import sys
 import time
 import warnings
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from whytune import cli_options as options
 from whytune import recipe as recipes
 from whytune import recipe_file, shown, store
 from whytune.errors import WhytuneError
@@ -30,26 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a knob; repeatable.")
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Folder to write to (default: studies/NAME).")
-]
-
-
-class Resume(StrEnum):
-    """Whether work may go on where it stopped."""
-
-    AUTO = "auto"
-    NEVER = "never"
-    REQUIRE = "require"
-
 
 INTERRUPTED = 130
 """What typer answers when Ctrl-C ends a command."""
@@ -82,11 +61,9 @@ def _quieten_libraries() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("studies/demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A slice of it, in under three minutes.")
-    ] = False,
-    as_json: AsJson = False,
+    out: options.DemoOut = Path("studies/demo"),
+    quick: options.Quick = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """The whole way on the bundled starter set: merge, teach two arms, measure, report."""
     from whytune.study import demo as demos
@@ -97,7 +74,10 @@ def demo(
 
 @app.command()
 def study(
-    recipe: RecipePath, out: Out = None, overrides: Overrides = None, as_json: AsJson = False
+    recipe: options.RecipePath,
+    out: options.Out = None,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Run a recipe's grid (corpora x tasks x arms x seeds); goes on where it stopped."""
     from whytune.study import grid
@@ -108,11 +88,11 @@ def study(
 
 @app.command()
 def train(
-    recipe: RecipePath,
-    arm: Annotated[str | None, typer.Option(help="The arm to teach (default: the first).")] = None,
-    out: Out = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
+    recipe: options.RecipePath,
+    arm: options.OneArm = None,
+    out: options.Out = None,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Teach and measure one student: one corpus, arm and seed of a recipe, and one task or all."""
     from whytune.study import grid
@@ -126,11 +106,7 @@ def train(
 
 
 @app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
-    on: Annotated[str, typer.Option("--on", metavar="CORPUS", help="A corpus of its recipe.")],
-    as_json: AsJson = False,
-) -> None:
+def evaluate(run: options.Run, on: options.OnCorpus, as_json: options.AsJson = False) -> None:
     """Measure a saved student anew, with intervals."""
     from whytune import pipeline, run_folder
 
@@ -143,13 +119,10 @@ def evaluate(
 
 @app.command()
 def check(
-    recipe: RecipePath,
-    page: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write a page, its tables and unreadable rows there."),
-    ] = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
+    recipe: options.RecipePath,
+    page: options.Page = None,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Lint data, show what is supervised in real lessons, audit labels, estimate the work."""
     from whytune.study import check as checks
@@ -168,13 +141,11 @@ def check(
 
 @app.command()
 def init(
-    table: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON Lines or Parquet.")],
-    output: Annotated[
-        Path | None, typer.Option(help="The recipe to write (default: beside the table).")
-    ] = None,
-    model: Annotated[str, typer.Option(help="Base model of the recipe.")] = "smollm2-135m",
-    force: Annotated[bool, typer.Option("--force", help="Write over a recipe.")] = False,
-    as_json: AsJson = False,
+    table: options.Data,
+    output: options.Proposed = None,
+    model: options.Model = "smollm2-135m",
+    force: options.Force = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Look at a table of labelled texts and propose a recipe for it."""
     from whytune.propose import propose
@@ -191,28 +162,14 @@ def init(
 
 @app.command()
 def annotate(
-    recipe: RecipePath,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show a prompt, calls, tokens and cost; send nothing.")
-    ] = False,
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="The first N examples of each corpus.")
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="USD", help="What the whole journal may cost, in US dollars."),
-    ] = None,
-    resume: Annotated[
-        Resume, typer.Option(help="Whether the journal may, must not, or must be there already.")
-    ] = Resume.AUTO,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on", metavar="ray[://ADDRESS]", help="Ask from all nodes of a Ray cluster."
-        ),
-    ] = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
+    recipe: options.RecipePath,
+    dry_run: options.DryRun = False,
+    limit: options.Limit = None,
+    budget: options.Budget = None,
+    resume: options.Resuming = options.Resume.AUTO,
+    on: options.OnCluster = None,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Ask the teachers; goes on where it stopped, and asks nothing twice."""
     from whytune import asking, forecast
@@ -234,7 +191,9 @@ def annotate(
 
 
 @app.command()
-def arms(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def arms(
+    recipe: options.RecipePath, overrides: options.Overrides = None, as_json: options.AsJson = False
+) -> None:
     """What every arm will take, in tokens, operations and time, before anything runs."""
     from whytune.study import loads
 
@@ -246,13 +205,10 @@ def arms(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
 
 @app.command()
 def explain(
-    recipe: RecipePath,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="The first N training examples of each corpus."),
-    ] = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
+    recipe: options.RecipePath,
+    limit: options.LimitTaught = None,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Teach the recipe's generator, and let it say why each label is right; asks nothing twice."""
     from whytune import explaining
@@ -265,7 +221,10 @@ def explain(
 
 @app.command()
 def merge(
-    recipe: RecipePath, out: Out = None, overrides: Overrides = None, as_json: AsJson = False
+    recipe: options.RecipePath,
+    out: options.Out = None,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Merge the teachers' replies into verdicts and say how far they agree (without torch)."""
     from whytune import run_folder
@@ -288,12 +247,29 @@ def merge(
 
 
 @app.command()
+def compare(
+    folders: options.RunsOrStudies,
+    base: options.Base = None,
+    metric: options.Metrics = None,
+    draws: options.Draws = 2000,
+    out: options.OutAlso = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare finished runs and studies on the examples that all of them answered."""
+    from whytune.study import comparing
+
+    found = comparing.compare(folders, base=base, metrics=metric or (), draws=draws)
+    page = comparing.write(found, out) if out else None
+    shown.compared(found)
+    if page:
+        shown.line(f"page: {page}")
+    if as_json:
+        shown.json_line(comparing.facts(found))
+
+
+@app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study folder.")],
-    examples: Annotated[
-        bool, typer.Option(help="Show test examples; leave them out to publish the page.")
-    ] = True,
-    as_json: AsJson = False,
+    folder: options.Study, examples: options.Examples = True, as_json: options.AsJson = False
 ) -> None:
     """Write the tables, figures and page of a study anew."""
     from whytune.study import report as reports
@@ -306,7 +282,7 @@ def report(
 
 
 @app.command()
-def recipe(as_json: AsJson = False) -> None:
+def recipe(as_json: options.AsJson = False) -> None:
     """Every knob of a recipe with its default and meaning."""
     rows = list(recipes.knobs())
     if as_json:

@@ -150,7 +150,8 @@ def read(recipe: Recipe, name: str) -> tuple[Corpus, ensemble.About]:
         recipe.corpora[name],
         recipe.resolved_tasks(),
         recipe.corpora,
-        asked=bool(recipe.teachers),
+        # In a matrix, what a corpus does not answer is a place that stays empty.
+        asked=bool(recipe.teachers) or recipe.matrix,
     )
     own = recipe.corpora[name].task
     tasks = [task for task in recipe.resolved_tasks() if own in (None, task.name)]
@@ -169,17 +170,40 @@ def gather(
         stand_in: where the generator has yet to write a reason, one of `max_new_tokens` words stands
             in for it.
 
+    With `matrix: true`, corpora without a training part are taken in always, and what a corpus has
+    no answers to is left out.
+
     Returns:
         (corpus, task) -> material, in the recipe's order.
 
     Raises:
-        CorpusError, TeachingError: what was handed in cannot be taught.
+        CorpusError, TeachingError: what was handed in cannot be taught, or of a matrix, a task that
+            no corpus teaches.
     """
-    return {
-        key: _untaught(recipe, said) if untaught and _teaches_nothing(said)
+    found = {
+        key: _untaught(recipe, said) if (untaught or recipe.matrix) and _teaches_nothing(said)
         else _material(recipe, said, stand_in)
         for key, said in merged(recipe, unasked=untaught).items()
     }  # fmt: skip
+    if recipe.matrix and not untaught:
+        _check_taught(recipe, found)
+    return found
+
+
+def _check_taught(recipe: Recipe, found: Mapping[tuple[str, str], Material]) -> None:
+    for corpus in recipe.corpora:
+        if not any(name == corpus for name, _ in found):
+            raise TeachingError(
+                f"corpora.{corpus}: has no answers to any of the recipe's tasks "
+                f"({', '.join(task.name for task in recipe.resolved_tasks())}); name the task that "
+                "it answers, or drop it"
+            )
+    for task in recipe.resolved_tasks():
+        if not any(name == task.name and own.told for (_, name), own in found.items()):
+            raise TeachingError(
+                f"task {task.name}: no corpus of the matrix has lessons about it, expected one or "
+                "more; add a corpus with a training part that answers it, or drop the task"
+            )
 
 
 def merged(recipe: Recipe, *, unasked: bool = False) -> dict[tuple[str, str], Merged]:
@@ -203,6 +227,8 @@ def merged(recipe: Recipe, *, unasked: bool = False) -> dict[tuple[str, str], Me
         asked = ensemble.voters(recipe, about)
         for task in about.tasks:
             votes = tuple(vote for vote in said if vote.task == task.name)
+            if recipe.matrix and not votes and not recipe.asks:
+                continue  # nobody will ever answer
             verdicts = {} if unasked and not votes else ensemble.verdicts(
                 recipe, about, task, votes, journal, spec.seed)  # fmt: skip
             found[name, task.name] = Merged(

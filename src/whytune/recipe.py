@@ -45,15 +45,37 @@ def _once(seeds: list[int]) -> list[int]:
 BuiltInTask = Annotated[str, AfterValidator(_built_in)]
 
 
+Baseline = Literal["prior", "majority", "tfidf", "ordinal", "encoder", "zero-shot", "few-shot"]
+
+
 class Evidence(Settings):
     """How answers are measured."""
 
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Draws for intervals (95 %, over groups) and for permutation tests."""
-    baselines: list[Literal["prior", "tfidf", "zero-shot"]] = ["prior", "tfidf", "zero-shot"]
-    """Rows that stand beside the arms: `prior` (always the most frequent label; its expected
-    score is the training mean), `tfidf` (TF-IDF with ridge or logistic regression),
-    `zero-shot` (the same base model without an adapter)."""
+    baselines: list[Baseline] = ["prior", "tfidf", "zero-shot"]
+    """Rows that stand beside the arms: `prior` (the labels' shares; its label is the most frequent
+    one, its expected score the training mean), `majority` (always the most frequent label),
+    `tfidf` (TF-IDF with ridge or logistic regression), `ordinal` (TF-IDF with ordinal regression;
+    ordinal tasks only), `encoder` (the sentence encoder's vectors with ordinal or logistic
+    regression), `zero-shot` (the same base model without an adapter), `few-shot` (the same, after a
+    few answered examples)."""
+    shots: Positive = 4
+    """Answered examples before each question of `few-shot`."""
+    encoder: Annotated[str | None, Field(validate_default=True)] = None
+    """Model of the `encoder` baseline: alias, local folder or Hub id, as `model`; its last states
+    are averaged over a text's tokens."""
+    calibration: Literal["temperature", "vector", "isotonic"] | None = None
+    """A map of each student's probabilities, fitted on the validation part and kept with its
+    adapter: one temperature, a scale and a shift for each label, or a rising curve for each. Its
+    figures stand beside those without."""
+
+    @field_validator("encoder")
+    @classmethod
+    def _check_encoder(cls, encoder: str | None, info: ValidationInfo) -> str | None:
+        if encoder is None and "encoder" in info.data.get("baselines", ()):
+            refuse(["missing, but evidence.baselines has `encoder`; name its model, or drop it"])
+        return encoder
 
 
 class Generator(Settings):
@@ -104,6 +126,9 @@ class Recipe(Settings):
     """Name -> one way to teach."""
     seeds: Annotated[list[Count], Field(min_length=1), AfterValidator(_once)] = [0]
     """One student per seed."""
+    matrix: bool = False
+    """Measure every student on the test part of every corpus that has answers to its task, also of
+    corpora that teach nothing (golden sets), which are then allowed."""
     teachers: dict[FolderName, TeacherSpec] = {}
     """Name -> who is asked about every example. Without any, what came with the corpora is
     merged; with some, their replies alone, and a `recorded` one brings those of the corpus."""

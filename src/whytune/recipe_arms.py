@@ -22,6 +22,8 @@ _BARRED = {
     "tokens_of": {"tokens_of", "updates_of"},
     "updates_of": {"updates_of"},
 }
+_OF_TOKENS = ("gradient_of", "tokens_of")
+"""Knobs that match tokens to tokens."""
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -73,6 +75,10 @@ class Arm(Settings):
     it was taught (`label_share` in `run.json`), so that arm must be taught first; `eval_steps` says
     how often it is measured. A smaller weight of everything would do nothing: AdamW divides it out
     again."""
+    head: bool = False
+    """The student answers by a linear layer over the labels on the last state of its prompt, as a
+    sequence classifier does, instead of by the label's words; the layer is trained beside the
+    adapter, from random weights. For arms without explanation."""
     tokens_of: FolderName | None = None
     """An arm: train until as many tokens were supervised as in that arm (`num_train_epochs` is
     multiplied)."""
@@ -118,8 +124,20 @@ class Arm(Settings):
         if self.tokens_of is not None and self.updates_of is not None:
             faults.append("found both tokens_of and updates_of; each sets the length of training: "
                           "drop one")  # fmt: skip
-        refuse(faults)
+        refuse([*faults, *self._head_faults()])
         return self
+
+    def _head_faults(self) -> list[str]:
+        if not self.head:
+            return []
+        faults = []
+        if self.explanation != "none":
+            faults.append(f"found head with explanation {self.explanation}, but a head writes "
+                          "nothing; drop `head`, or set `explanation: none`")  # fmt: skip
+        return faults + [
+            f"found head with {knob}, but a head supervises no tokens to be matched; drop one"
+            for knob in _OF_TOKENS if getattr(self, knob) is not None
+        ]  # fmt: skip
 
 
 def match_faults(arms: Mapping[str, Arm]) -> list[str]:
@@ -133,6 +151,9 @@ def match_faults(arms: Mapping[str, Arm]) -> list[str]:
                 faults.append(f"{name}.{knob}: names the arm itself; name the one to be matched")
             elif _BARRED[knob] & arms[other].matched.keys():
                 faults.append(f"{name}.{knob}: {other} is itself matched to another arm; name that")
+            elif knob in _OF_TOKENS and arms[other].head:
+                faults.append(f"{name}.{knob}: {other} has a head, which supervises no tokens; name "
+                              "an arm without")  # fmt: skip
             elif knob == "gradient_of" and arms[other].label_weight == 0:
                 faults.append(f"{name}.{knob}: labels weigh nothing in {other}; name another arm")
     return faults

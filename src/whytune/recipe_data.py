@@ -94,6 +94,9 @@ class CorpusSpec(Settings):
     the turns before it."""
     languages: tuple[str, ...] = ()
     """Keep conversations in these languages only, as the release names them; without any, all."""
+    sources: tuple[str, ...] = ()
+    """Keep examples of these sources only (a style, a domain: what figures can be cut by), before
+    anything is drawn or counted; without any, all."""
     train: Count | None = None
     """Examples to teach from; without it, all that are there. 0: it is only measured on."""
     validation: Count = 0
@@ -127,6 +130,8 @@ class CorpusSpec(Settings):
 
     def _mixed_faults(self) -> list[str]:
         if self.loader == "mixed":
+            if self.sources:
+                return ["found sources, which a mixed corpus has not; give them to those it is of"]
             if len(set(self.of)) < max(len(self.of), 2):
                 return [f"found of: {list(self.of)}; a mixed corpus needs two or more others"]
             return []

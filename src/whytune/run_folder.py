@@ -239,20 +239,25 @@ def adapter_facts(
     """What `whytune.json` says beside an adapter: all that is needed to ask it again.
 
     `label_ids` holds the token ids of the labels by task; where there is one task only, it and
-    they stand bare as well, as `task` and `labels`.
+    they stand bare as well, as `task` and `labels`. A label head has no such ids; `head` holds its
+    rows: the labels by task, one behind the other.
     """
     tasks = [material.task for material in materials]
-    ids = {
-        task.name: {label: list(ids) for label, ids in student.encoder.labels(task).items()}
-        for task in tasks
-    }
-    alone = {"task": store.plain(tasks[0]), "labels": ids[tasks[0].name]}
+    facts: dict[str, Any] = {"base": student.base.name, "base_digest": student.base.digest}
+    if len(tasks) == 1:
+        facts["task"] = store.plain(tasks[0])
+    if student.encoder.head is not None:
+        facts["head"] = student.encoder.head
+    else:
+        facts["label_ids"] = {
+            task.name: {label: list(ids) for label, ids in student.encoder.labels(task).items()}
+            for task in tasks
+        }
+        if len(tasks) == 1:
+            facts["labels"] = facts["label_ids"][tasks[0].name]
     return {
-        "base": student.base.name,
-        "base_digest": student.base.digest,
-        **(alone if len(tasks) == 1 else {}),
+        **facts,
         "tasks": store.plain(tasks),
-        "label_ids": ids,
         "layout": layout(cell, materials),
         "prompt": student.encoder.prompting.model_dump(mode="json"),
         "prompt_digest": student.encoder.digest,

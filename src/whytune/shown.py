@@ -97,6 +97,24 @@ def study(summary: dict[str, Any], as_json: bool) -> None:
         json_line(_study_facts(summary))
 
 
+def compared(found: Any) -> None:
+    """What `study.comparing.compare` found; as plain lines where nobody looks at a terminal."""
+    for told in (*found.sentences, *found.notes):
+        line(told)
+    for setting in found.settings:
+        line(f"{setting.corpus}, {setting.task}: {setting.n} examples that all answered, "
+             f"{setting.left_out} left out")  # fmt: skip
+        table = Table("", *setting.metrics)
+        for row in setting.rows:
+            figures = [_number(row.scorecard.metrics[name].value) for name in setting.metrics]
+            table.add_row(row.name, *figures)
+            if not sys.stdout.isatty():
+                told = ", ".join(map(" ".join, zip(setting.metrics, figures, strict=True)))
+                line(f"  {row.name}: {told}")
+        if sys.stdout.isatty():
+            line(table)
+
+
 def _study_facts(summary: dict[str, Any]) -> dict[str, Any]:
     cards: dict[str, dict[str, dict[str, Any]]] = {}
     for row in summary["rows"]:
@@ -215,7 +233,7 @@ def _visible(text: str, part: str) -> str:
 
 
 def _figures(card: dict[str, Any]) -> str:
-    from whytune.study.tables import METRICS
+    from whytune.study.titles import METRICS
 
     shown = [metric.name for metric in METRICS if metric.main and metric.name in card["metrics"]]
     return ", ".join(f"{name} {_number(card['metrics'][name]['value'])}" for name in shown)

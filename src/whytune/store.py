@@ -135,10 +135,15 @@ def provenance() -> dict[str, Any]:
             continue
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
         "versions": versions,
         "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), **_processor()},
     }
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return "whytune" if name == "__main__.py" else name  # python -m whytune
 
 
 def peak_rss_mb() -> float:

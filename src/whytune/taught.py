@@ -14,11 +14,11 @@ from whytune.errors import RecipeError
 from whytune.material import Material, conversations, together
 from whytune.recipe import Recipe
 from whytune.recipe_student import Prompting, Train
-from whytune.records import Split
+from whytune.records import Split, Task
 from whytune.run_folder import Cell
 
 if TYPE_CHECKING:
-    from whytune.student.encode import Bundle
+    from whytune.student.encode import Bundle, Encoder
     from whytune.student.models import Student
 
 
@@ -41,13 +41,30 @@ def prompted(student: "Student", recipe: Recipe, arm: str, *, asked: bool = Fals
     Raises:
         EncodingError: the chat template cannot carry the instruction.
     """
-    from whytune.student.encode import Encoder
-
-    own = student.encoder
     wanted = prompting(recipe, arm, asked=asked)
-    if wanted == own.prompting:
+    if wanted == student.encoder.prompting:
         return student
-    return replace(student, encoder=Encoder(own.tokenizer, wanted, own.context))
+    return replace(student, encoder=student.encoder.prompted(wanted))
+
+
+def head(recipe: Recipe, arm: str, tasks: Sequence[Task]) -> dict[str, tuple[str, ...]] | None:
+    """The rows of the head that the students of an arm answer by, task -> labels; None where they
+    write their labels.
+    """
+    return {task.name: task.label_names for task in tasks} if recipe.arms[arm].head else None
+
+
+def encoder(recipe: Recipe, arm: str, tasks: Sequence[Task], student: "Student") -> "Encoder":
+    """Who encodes the lessons of an arm.
+
+    Raises:
+        EncodingError: the chat template cannot carry the arm's instruction.
+    """
+    from whytune.student.label_head import HeadEncoder
+
+    own = prompted(student, recipe, arm).encoder
+    labels = head(recipe, arm, tasks)
+    return own if labels is None else HeadEncoder(own, labels)
 
 
 def lessons(
@@ -62,10 +79,10 @@ def lessons(
     from whytune.student.encode import audit
     from whytune.student.objective import weigh
 
-    encoder = prompted(student, recipe, cell.arm).encoder
     tasks = [material.task for material in materials]
+    own = encoder(recipe, cell.arm, tasks, student)
     return [
-        weigh(audit(encoder, about, tasks), about, recipe.arms[cell.arm], encoder)
+        weigh(audit(own, about, tasks), about, recipe.arms[cell.arm], own)
         for about in conversations(materials, cell.arm, cell.seed)
     ]
 
@@ -80,9 +97,9 @@ def check_asked(
     """
     if recipe.arms[cell.arm].paraphrase is None:
         return
-    encoder = prompted(student, recipe, cell.arm, asked=True).encoder
+    asked = prompted(student, recipe, cell.arm, asked=True).encoder
     for example in together(materials, Split.TEST):
-        encoder.prompt(example, [material.task for material in materials])
+        asked.prompt(example, [material.task for material in materials])
 
 
 def settings(

@@ -167,6 +167,8 @@ def _whole(
         sieve.ledger.inputs.update(reading.inputs)
         for example in reading.examples:
             sieve.ledger.rows += 1
+            if not sieve.wants(example.source):
+                continue
             sieve.passes(example.id, example.group, example.split)
             settled = example.id not in reading.unsettled
             yield own.kept(
@@ -204,7 +206,10 @@ def _release(
 
     def read(sieve: sampling.Sieve) -> Iterator[Item]:
         for item in module.read(name, path, own.tasks, spec, sieve.ledger):
-            if sieve.passes(item.example.id, item.example.group, item.example.split):
+            example = item.example
+            if sieve.wants(example.source) and sieve.passes(
+                example.id, example.group, example.split
+            ):
                 yield own.kept(item)
 
     return sampling.candidates(

@@ -23,6 +23,7 @@ from whytune.corpora.corpus import Item
 from whytune.corpora.identity import order
 from whytune.corpora.ledger import Ledger
 from whytune.corpora.lowest import Candidate, Lowest, LowestGroups, Part
+from whytune.corpora.sources import OTHERS, Sources
 from whytune.errors import CorpusError
 from whytune.recipe_data import CorpusSpec
 from whytune.records import Split
@@ -93,12 +94,19 @@ class Sieve:
     def __init__(self, spec: CorpusSpec, room: int):
         self.ledger = Ledger()
         self.seed = spec.seed
+        self.sources = Sources(frozenset(spec.sources))
         self.drawn = _drawn(spec, room)
         self.native = {split: _native(spec, split, room) for split in Split}
         self.parts: list[tuple[Split | None, Part]] = [(None, self.drawn), *self.native.items()]
         self._seen: dict[Split | None, bytearray] = defaultdict(bytearray)
         self._groups = {split: bytearray() for split in Split}
         self._last: tuple[Split | None, str, str, bytes, bytes] = (None, "", "", b"", b"")
+
+    def wants(self, source: str) -> bool:
+        """Whether examples of a source are kept; asked before `passes`, and counted if not."""
+        found = self.sources.wants(source)
+        self.ledger.counts[OTHERS] += not found
+        return found
 
     def passes(self, id: str, group: str, split: Split | None, rater: str = "") -> bool:
         """Whether an example can still be chosen; asked once for each, before it is kept."""
@@ -128,6 +136,7 @@ class Sieve:
             moved: makes a candidate one that stands so many lines further down.
         """
         self.ledger.merge(later.ledger, lines)
+        self.sources.met |= later.sources.met
         for (_, part), (_, other) in zip(self.parts, later.parts, strict=True):
             part.merge(other, moved)
         for split, seen in later._seen.items():
@@ -140,11 +149,12 @@ class Sieve:
         return sum(map(hashes.repeats, self._seen.values()))
 
     def check(self, name: str) -> None:
-        """Whether all examples have a split, or none.
+        """Whether there are examples of every source asked for, and all have a split, or none.
 
         Raises:
-            CorpusError: some have.
+            CorpusError: a source without examples, or only some with a split.
         """
+        self.sources.check(name)
         unsplit = len(self._seen[None]) // _HASH
         total = sum(map(len, self._seen.values())) // _HASH
         if 0 < unsplit < total:

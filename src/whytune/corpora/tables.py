@@ -113,8 +113,13 @@ def sift(
             continue
         if names is None:
             ledger.counts[_UNLABELLED] += 1
-        elif sieve.passes(*names):
+        elif _wanted(reader, cells, table, sieve) and sieve.passes(*names):
             yield Found(line, names[0], names[1], reader.read(cells))
+
+
+def _wanted(reader: rows.Reader, cells: rows.Cells, table: Table, sieve: Sieve) -> bool:
+    # Most recipes take all sources, and need not have every row read for its own.
+    return not sieve.sources.wanted or sieve.wants(reader.read(cells).source or table.corpus)
 
 
 def moved(found: Found, lines: int) -> Found:

@@ -1,13 +1,14 @@
 """What a student must beat to be worth its training."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import Ridge
 
 from whytune.errors import EvidenceError
+from whytune.evidence import linear
 from whytune.evidence.table import Floats
 from whytune.records import Kind, Outcome, Prediction, Task
 
@@ -45,6 +46,25 @@ def prior(
     return [_answer(i, task, label, log_probs, expected) for i in example_ids]
 
 
+def majority(labels: Sequence[str], task: Task, example_ids: Sequence[str]) -> list[Prediction]:
+    """Always the most frequent training label (ties: the first in the task's order), without
+    probabilities; expected = the value of that label (ordinal).
+
+    Beside `prior`, which expects the mean: on a lopsided scale one of the two is the better constant
+    by the accuracy, the other by the squared error.
+
+    Args:
+        labels: of the training lessons.
+        task: their task.
+        example_ids: to answer about.
+
+    Raises:
+        EvidenceError: no labels, or a label that the task does not have.
+    """
+    label = task.label_names[int(np.bincount(_indices(labels, task)).argmax())]
+    return [_answer(i, task, label, {}, task.value(label)) for i in example_ids]
+
+
 def tfidf(
     train_texts: Sequence[str],
     train_labels: Sequence[str],
@@ -57,9 +77,8 @@ def tfidf(
 
     A student that does not beat it is not worth its size. Words and word pairs, TF-IDF with
     logarithmic counts. Ordinal: ridge regression (alpha 1) on the scores, expected clipped to
-    [0, 1], the label nearest to it, no probabilities. Nominal: logistic regression (C 1); a
-    label that training never showed gets 1 / (n + labels), its share in `prior`, and the others
-    are scaled to leave room for it. Deterministic.
+    [0, 1], the label nearest to it, no probabilities. Nominal: logistic regression
+    (`linear.logistic`, C 1). Deterministic.
 
     Args:
         train_texts: what the lessons are about.
@@ -73,47 +92,118 @@ def tfidf(
         EvidenceError: no training texts, none with a word in it, a label that the task does not
             have, or lists of different lengths.
     """
-    indices = _indices(train_labels, task)
-    _same_length("training texts", train_texts, "labels", train_labels)
-    _same_length("test texts", test_texts, "ids", test_ids)
+    indices = _matched(train_texts, train_labels, test_texts, test_ids, task)
     if not test_texts:
         return []
+    seen, asked = _counted(train_texts, test_texts, task)
+    if task.kind is Kind.NOMINAL:
+        return _answers(linear.logistic(seen, indices, asked, len(task.labels)), test_ids, task)
+    ridge = Ridge(alpha=1.0).fit(seen, _scores(indices, train_scores, task))
+    expected = [float(score) for score in np.clip(ridge.predict(asked), 0, 1)]
+    return [
+        _answer(example_id, task, task.nearest(score), {}, score)
+        for example_id, score in zip(test_ids, expected, strict=True)
+    ]
+
+
+def ordinal(
+    train_texts: Sequence[str],
+    train_labels: Sequence[str],
+    test_texts: Sequence[str],
+    test_ids: Sequence[str],
+    task: Task,
+) -> list[Prediction]:
+    """Answers from word counts that know the order of the labels and give probabilities.
+
+    The features of `tfidf`, ordinal regression on them (`linear.ordinal`, C 1); expected = sum of
+    probability x value, the label the most probable one. Deterministic.
+
+    Args:
+        train_texts: what the lessons are about.
+        train_labels: one a text.
+        test_texts: to answer about.
+        test_ids: their example ids.
+        task: an ordinal task.
+
+    Raises:
+        EvidenceError: as `tfidf`, or the task is nominal.
+    """
+    if task.kind is Kind.NOMINAL:
+        raise EvidenceError(
+            f"task {task.name}: found a nominal task, expected an ordinal one; its labels have no "
+            "order to learn: use the tfidf baseline"
+        )
+    indices = _matched(train_texts, train_labels, test_texts, test_ids, task)
+    if not test_texts:
+        return []
+    seen, asked = _counted(train_texts, test_texts, task)
+    return _answers(linear.ordinal(seen, indices, asked, len(task.labels)), test_ids, task)
+
+
+def probe(
+    train_vectors: Floats,
+    train_labels: Sequence[str],
+    test_vectors: Floats,
+    test_ids: Sequence[str],
+    task: Task,
+) -> list[Prediction]:
+    """Answers from somebody else's vectors of the texts: what is linearly there without training.
+
+    Standardised on the training vectors and scaled to the mean square length 1
+    (`linear.standardised`); then ordinal (`linear.ordinal`) or logistic regression
+    (`linear.logistic`), both with C 1. Deterministic.
+
+    Args:
+        train_vectors: (lessons, width).
+        train_labels: one a lesson.
+        test_vectors: (examples, width), to answer about.
+        test_ids: their example ids.
+        task: the task.
+
+    Raises:
+        EvidenceError: no labels, a label that the task does not have, or lists of different
+            lengths.
+    """
+    indices = _matched(train_vectors, train_labels, test_vectors, test_ids, task)
+    if not len(test_vectors):
+        return []
+    regression = linear.ordinal if task.kind is Kind.ORDINAL else linear.logistic
+    seen, asked = linear.standardised(train_vectors, test_vectors)
+    return _answers(regression(seen, indices, asked, len(task.labels)), test_ids, task)
+
+
+def _counted(train_texts: Sequence[str], test_texts: Sequence[str], task: Task) -> tuple[Any, Any]:
+    """TF-IDF of training and test texts, (texts, words and word pairs) each, sparse."""
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=1)
     try:
         seen = vectorizer.fit_transform(train_texts)
     except ValueError as error:
         raise EvidenceError(
             f"task {task.name}: found no words in {len(train_texts)} training texts ({error}); "
-            "leave the tfidf baseline out"
+            "leave the tfidf and ordinal baselines out"
         ) from None
-    asked = vectorizer.transform(test_texts)
+    return seen, vectorizer.transform(test_texts)
+
+
+def _answers(log_probs: Floats, test_ids: Sequence[str], task: Task) -> list[Prediction]:
+    """The most probable label of each row of (texts, labels), and what is expected of it."""
+    expected: list[float | None] = [None] * len(log_probs)
     if task.kind is Kind.ORDINAL:
-        ridge = Ridge(alpha=1.0).fit(seen, _scores(indices, train_scores, task))
-        expected = [float(score) for score in np.clip(ridge.predict(asked), 0, 1)]
-        return [
-            _answer(example_id, task, task.nearest(score), {}, score)
-            for example_id, score in zip(test_ids, expected, strict=True)
-        ]
-    log_probs = _logistic(seen, indices, asked, len(task.labels))
+        expected = (np.exp(log_probs) @ np.array(task.values)).tolist()
     return [
-        _answer(example_id, task, task.label_names[int(row.argmax())], _named(row, task), None)
-        for example_id, row in zip(test_ids, log_probs, strict=True)
+        _answer(example_id, task, task.label_names[int(row.argmax())], _named(row, task), mean)
+        for example_id, row, mean in zip(test_ids, log_probs, expected, strict=True)
     ]
 
 
-def _logistic(seen: Any, indices: list[int], asked: Any, labels: int) -> Floats:
-    """[text, label] log-probabilities."""
-    known = sorted(set(indices))
-    floor = 1 / (len(indices) + labels)
-    probs: Floats = np.full((asked.shape[0], labels), floor)
-    room = 1 - floor * (labels - len(known))
-    if len(known) == 1:  # Logistic regression refuses to learn a single class.
-        probs[:, known] = room
-    else:
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(seen, indices)
-        probs[:, known] = room * model.predict_proba(asked)
-    floored: Floats = np.log(np.maximum(probs, np.finfo(np.float64).tiny))
-    return floored
+def _matched(
+    texts: Sized, labels: Sequence[str], asked: Sized, ids: Sequence[str], task: Task
+) -> list[int]:
+    """Indices of the training labels, one a text."""
+    indices = _indices(labels, task)
+    _same_length("training texts", texts, "labels", labels)
+    _same_length("test texts", asked, "ids", ids)
+    return indices
 
 
 def _indices(labels: Sequence[str], task: Task) -> list[int]:
@@ -139,7 +229,7 @@ def _scores(indices: list[int], scores: Sequence[float] | None, task: Task) -> F
     return np.array(scores, dtype=np.float64)
 
 
-def _same_length(first: str, one: Sequence[object], second: str, other: Sequence[object]) -> None:
+def _same_length(first: str, one: Sized, second: str, other: Sized) -> None:
     if len(one) != len(other):
         raise EvidenceError(
             f"found {len(one)} {first} and {len(other)} {second}, expected as many of both"

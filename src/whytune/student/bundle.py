@@ -137,6 +137,21 @@ def logits(student: "Student", trees: Sequence[Tree], through: Model | None = No
     return packed_logits(student.model, trees, through, student.attention)
 
 
+def chosen_among(rows: Tensor, among: Sequence[range | None]) -> Tensor:
+    """Logits with those that must not be chosen at minus infinity.
+
+    Args:
+        rows: (rows, vocabulary).
+        among: of each row the ids that may be chosen; None for all.
+    """
+    if all(own is None for own in among):
+        return rows
+    ids = torch.arange(rows.shape[1])
+    edges = torch.tensor([(own.start, own.stop) if own else (0, len(ids)) for own in among])
+    barred = (ids < edges[:, :1]) | (ids >= edges[:, 1:])
+    return rows.masked_fill(barred.to(rows.device), -torch.inf)
+
+
 def packed_logits(
     model: Model, trees: Sequence[Tree], through: Model | None = None,
     attention: Attention = "split",

@@ -11,7 +11,6 @@ import torch
 from torch.nn import Parameter
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from whytune.student import encode
 from whytune.student.encode import Bundle
 from whytune.student.models import Student
 from whytune.student.objective import terms, token_nll, weighted_nll
@@ -24,7 +23,9 @@ SAMPLE = 8
 def supervised(bundles: Sequence[Bundle]) -> dict[str, int]:
     """Supervised tokens by span: `label`, `explanation`, `frame`."""
     return {
-        part.value: sum(encode.supervised(bundle, part) for bundle in bundles)
+        part.value: sum(
+            branch.parts.count(part) for bundle in bundles for branch in bundle.branches
+        )
         for part in (Part.LABEL, Part.EXPLANATION, Part.FRAME)
     }
 

@@ -51,6 +51,8 @@ class Branch:
     """One per id, in the loss; without them, every supervised id weighs 1."""
     spread: tuple[tuple[int, int, float], ...] = ()
     """(place, token id, weight): what label smoothing moved from the id at a place to others."""
+    among: range | None = None
+    """The ids that supervised ones are chosen from; without it, all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,9 @@ class Encoder:
     Raises:
         EncodingError: the chat template cannot carry the prompt.
     """
+
+    head: Mapping[str, Sequence[str]] | None = None
+    """Task -> labels of a label head; None where the labels are written."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompting: Prompting, context: int):
         """`context` is the model's limit in tokens."""
@@ -103,6 +108,14 @@ class Encoder:
         text = self.tokenizer.decode(list(ids), skip_special_tokens=not special)
         assert isinstance(text, str)
         return text
+
+    def said(self, part: Part, ids: Sequence[int], *, special: bool = False) -> str:
+        """What ids of a part of a branch say."""
+        return self.decode(ids, special=special)
+
+    def prompted(self, prompting: Prompting) -> "Encoder":
+        """The same with another way to prompt."""
+        return Encoder(self.tokenizer, prompting, self.context)
 
     @property
     def digest(self) -> str:
@@ -162,6 +175,10 @@ class Encoder:
         """
         return _label_ids(self, task)
 
+    def among(self, task: Task) -> range | None:
+        """The ids that those of a task's labels are chosen from; None for all."""
+        return None
+
     def bundle(self, lessons: Sequence[Lesson], tasks: Sequence[Task]) -> Bundle:
         """Encode the lessons about one example, a branch each; targets are never cut.
 
@@ -188,17 +205,14 @@ class Encoder:
         return bundle
 
     def _branch(self, question: Ids, lesson: Lesson) -> Branch:
-        ids, parts = list(question), [Part.PROMPT] * len(question)
-        for part, text in render(lesson.label, lesson.explanation, lesson.layout).pieces:
-            piece = self.text_ids(text)
-            ids += piece
-            parts += [part] * len(piece)
-        return Branch(ids=(*ids, self.end), parts=(*parts, Part.FRAME))
+        pieces = [(Part.PROMPT, question), *self._target(lesson)]
+        ids = tuple(token for _, piece in pieces for token in piece)
+        parts = tuple(part for part, piece in pieces for _ in piece)
+        return Branch(ids=ids, parts=parts, among=self.among(lesson.task))
 
-
-def supervised(bundle: Bundle, part: Part) -> int:
-    """How many tokens of a part a bundle supervises."""
-    return sum(branch.parts.count(part) for branch in bundle.branches)
+    def _target(self, lesson: Lesson) -> list[tuple[Part, Ids]]:
+        pieces = render(lesson.label, lesson.explanation, lesson.layout).pieces
+        return [*((part, self.text_ids(text)) for part, text in pieces), (Part.FRAME, (self.end,))]
 
 
 def audit(encoder: Encoder, lessons: Sequence[Lesson], tasks: Sequence[Task]) -> Bundle:
@@ -221,7 +235,7 @@ def _prove(encoder: Encoder, lesson: Lesson, branch: Branch) -> None:
         expected = [said for p, text in pieces if p is part and (said := text.strip())]
         runs = groupby(zip(branch.parts, branch.ids, strict=True), key=lambda pair: pair[0])
         found = [said for p, run in runs
-                 if p is part and (said := encoder.decode([i for _, i in run]).strip())]  # fmt: skip
+                 if p is part and (said := encoder.said(p, [i for _, i in run]).strip())]  # fmt: skip
         if found != expected:
             raise EncodingError(
                 f"example {lesson.example.id}: the supervised {part} tokens read "

@@ -36,7 +36,7 @@ from whytune import store
 from whytune.errors import ModelError
 from whytune.recipe import digest
 from whytune.recipe_student import Attention, Prompting, Train
-from whytune.student import fused, head
+from whytune.student import fused, head, label_head
 from whytune.student.bundle import Model, bundled
 from whytune.student.encode import Encoder
 
@@ -154,10 +154,19 @@ def load(base: Base, prompting: Prompting, settings: Train | None = None) -> Stu
     )  # fmt: skip
 
 
-def adapt(student: Student, settings: Train, seed: int) -> Student:
+def adapt(
+    student: Student, settings: Train, seed: int, labels: label_head.Labels | None = None
+) -> Student:
     """Put a fresh LoRA adapter on a base (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
     The seed is set before the adapter's matrices are drawn, so they are covered by it.
+
+    Args:
+        student: base.
+        settings: the adapter's shape.
+        seed: of its weights.
+        labels: answer by a head with these rows, which is part of the adapter (peft's
+            `modules_to_save`) and wholly trained; without it, by the labels' words.
 
     Raises:
         ModelError: the model has none of the projections, or not all of the blocks asked for.
@@ -170,11 +179,14 @@ def adapt(student: Student, settings: Train, seed: int) -> Student:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if settings.gradient_checkpointing:
         recompute(model)
+    if labels is not None:
+        student, output = label_head.install(student, labels, seed)
     torch.manual_seed(seed)
     config = LoraConfig(
         task_type="CAUSAL_LM", bias="none", r=settings.lora_r, lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout, target_modules=settings.target_modules,
         layers_to_transform=settings.layers_to_transform,
+        modules_to_save=None if labels is None else [output],
     )  # fmt: skip
     try:
         adapted = get_peft_model(model, config)
@@ -209,9 +221,16 @@ def recompute(model: PreTrainedModel) -> None:
 def attach(student: Student, folder: Path) -> Student:
     """Put a saved adapter on its base, frozen and ready to answer.
 
+    A label head that `whytune.json` tells of is made anew before its weights are read: peft by
+    itself finds the base's output layer there, which is of another shape, and refuses. For peft
+    alone, it reads the folder on `AutoModelForSequenceClassification` once the output layer's name
+    is changed to `score` in the weights' names and in `modules_to_save`.
+
     Raises:
         ModelError: the folder holds no adapter, or one of another base.
     """
+    if (labels := label_head.saved(folder)) is not None:
+        student, _ = label_head.install(student, labels, seed=0)
     try:
         model = PeftModel.from_pretrained(student.model, str(folder))
     except (OSError, ValueError, SafetensorError) as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whytune.recipe_arms import Arm
 from whytune.records import Lesson
-from whytune.student.bundle import Model, Node, logits
+from whytune.student.bundle import Model, Node, chosen_among, logits
 from whytune.student.encode import Branch, Bundle, Encoder, Ids
 from whytune.student.models import Student
 from whytune.student.targets import Part
@@ -127,7 +127,7 @@ def token_nll(student: Student, bundles: Sequence[Bundle], through: Model | None
     Returns:
         Nats, float32, (supervised tokens of all bundles in their order,).
     """
-    return _nll(student, [tree(bundle) for bundle in bundles], through)
+    return _nll(student, bundles, through)
 
 
 def weighted_nll(
@@ -145,14 +145,14 @@ def weighted_nll(
     """
     if all(branch.weights is None for bundle in bundles for branch in bundle.branches):
         return token_nll(student, bundles, through)
-    found = _nll(student, [tree(bundle, spread=True) for bundle in bundles], through)
+    found = _nll(student, bundles, through, spread=True)
     return found * torch.tensor([weight for _, weight in terms(bundles)], device=found.device)
 
 
 def _nll(
-    student: Student, trees: Sequence[tuple[list[Node], list[tuple[int, int]]]],
-    through: Model | None,
-) -> Tensor:  # fmt: skip
+    student: Student, bundles: Sequence[Bundle], through: Model | None, *, spread: bool = False
+) -> Tensor:
+    trees = [tree(bundle, spread=spread) for bundle in bundles]
     found = logits(student, [nodes for nodes, _ in trees], through)
     rows, targets, first = [], [], 0
     for nodes, of_tree in trees:
@@ -160,9 +160,18 @@ def _nll(
         targets += [token for _, token in of_tree]
         first += sum(len(node.wanted) for node in nodes)
     chosen = found[torch.tensor(rows, device=found.device)]
+    chosen = chosen_among(chosen, [
+        branch.among for bundle in bundles for branch in bundle.branches
+        for _ in range(_targets(branch, spread=spread))
+    ])  # fmt: skip
     return torch.nn.functional.cross_entropy(
         chosen, torch.tensor(targets, device=found.device), reduction="none"
     )
+
+
+def _targets(branch: Branch, *, spread: bool) -> int:
+    own = sum(part is not Part.PROMPT for part in branch.parts)
+    return own + len(branch.spread) * spread
 
 
 def label_nlls(student: Student, bundle: Bundle) -> list[float]:

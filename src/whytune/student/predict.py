@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from whytune.records import Example, Kind, Layout, Outcome, Prediction, Task
-from whytune.student.bundle import Node, logits
+from whytune.student.bundle import Node, chosen_among, logits
 from whytune.student.draws import Draws, mixture, seed_of
 from whytune.student.encode import Ids
 from whytune.student.generating import generate
@@ -32,9 +32,11 @@ class LabelTree:
     """Non-empty proper prefixes, parents before children."""
     paths: dict[str, tuple[tuple[int, int], ...]]
     """Label -> its steps (node, token); node 0 is the prompt, node i + 1 is `nodes[i]`."""
+    among: range | None = None
+    """The ids that tokens are chosen from; without it, all."""
 
     @classmethod
-    def of(cls, labels: dict[str, Ids]) -> "LabelTree":
+    def of(cls, labels: dict[str, Ids], among: range | None = None) -> "LabelTree":
         """Build it from the token ids of each label."""
         prefixes = {ids[:end] for ids in labels.values() for end in range(1, len(ids))}
         nodes = tuple(sorted(prefixes, key=lambda ids: (len(ids), ids)))
@@ -43,7 +45,7 @@ class LabelTree:
             name: tuple((number[ids[:at]], ids[at]) for at in range(len(ids)))
             for name, ids in labels.items()
         }
-        return cls(nodes=nodes, paths=paths)
+        return cls(nodes=nodes, paths=paths, among=among)
 
     def hang(self, on: Ids, at: int, parent: int = 0) -> list[Node]:
         """A branch of a node with the labels hanging on it; it will have index `at`."""
@@ -60,7 +62,7 @@ class LabelTree:
 
     def log_probs(self, rows: Tensor) -> dict[str, float]:
         """Label -> log-probability, from the next-token logits (nodes, vocabulary) of one prompt."""
-        log_probs = torch.log_softmax(rows, dim=-1)
+        log_probs = torch.log_softmax(chosen_among(rows, [self.among] * len(rows)), dim=-1)
         return {
             name: sum(float(log_probs[node, token]) for node, token in path)
             for name, path in self.paths.items()
@@ -107,8 +109,9 @@ def predict(
     Returns:
         Task name -> predictions, in the examples' order.
     """
-    trees = [LabelTree.of(student.encoder.labels(task)) for task in tasks]
-    prompts = [student.encoder.prompt(example, tasks) for example in examples]
+    encoder = student.encoder
+    trees = [LabelTree.of(encoder.labels(task), encoder.among(task)) for task in tasks]
+    prompts = [encoder.prompt(example, tasks) for example in examples]
     # Sorted by length, so that little is padded where explanations are generated; answers go
     # back to their places.
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i].prefix))

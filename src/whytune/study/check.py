@@ -21,6 +21,7 @@ from whytune.recipe import Recipe
 from whytune.records import Example, Lesson, Split
 from whytune.run_folder import Cell
 from whytune.student.prompting import conversation_text
+from whytune.student.targets import Part
 from whytune.study import check_page, grid, quarantine, remarks
 from whytune.study.findings import Findings, Load, Masked, Piece, Sheet, Tokens
 from whytune.study.loads import load
@@ -90,8 +91,9 @@ def _of_students(
         for cell in cells:
             about = conversations(materials, cell.arm, cell.seed)
             bundles = taught.lessons(recipe, cell, materials, student)
+            encoder = taught.encoder(recipe, cell.arm, [m.task for m in materials], student)
             masks += [
-                _masked(cell.arm, lessons, bundle, student.encoder)
+                _masked(cell.arm, lessons, bundle, encoder)
                 for lessons, bundle in list(zip(about, bundles, strict=True))[:SHOWN]
             ]
         loads = load(recipe, materials, student)
@@ -202,15 +204,15 @@ def _answers(material: Material) -> Mapping[str, tuple[tuple[str, float | None],
 
 def _masked(arm: str, lessons: Sequence[Lesson], bundle: "Bundle", encoder: "Encoder") -> Masked:
     """Neighbouring tokens of one part, decoded together, branch after branch."""
-    runs: list[tuple[int, str, list[int]]] = [(0, "prompt", list(bundle.prefix))]
+    runs: list[tuple[int, Part, list[int]]] = [(0, Part.PROMPT, list(bundle.prefix))]
     for index, branch in enumerate(bundle.branches):
         for token, part in zip(branch.ids, branch.parts, strict=True):
             if runs[-1][:2] != (index, part):
-                runs.append((index, str(part), []))
+                runs.append((index, part, []))
             runs[-1][2].append(token)
     return Masked(
         arm=arm, example_id=lessons[0].example.id,
         tasks=tuple(lesson.task.name for lesson in lessons),
-        pieces=tuple(Piece(part=part, text=encoder.decode(ids, special=True), branch=index)
+        pieces=tuple(Piece(part=part, text=encoder.said(part, ids, special=True), branch=index)
                      for index, part, ids in runs),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from whytune.study.figures import DASHES, INK, PALETTE, PANEL, REFERENCE, WIDTH, Chart
-from whytune.study.tables import Record
+from whytune.study.stored import Record
 
 _HEIGHT = 150
 

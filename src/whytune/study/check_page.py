@@ -20,6 +20,7 @@ from whytune.records import Kind
 from whytune.study import check_figures, check_tables, figures, tables
 from whytune.study.findings import Findings, Sheet
 from whytune.study.page import environment
+from whytune.study.stored import Record
 from whytune.teaching.vocabulary import STOP_WORDS
 
 NAME = "check.html"
@@ -144,7 +145,7 @@ def _beginnings(folder: Path, key: str, sheet: Sheet) -> Picture:
 
 
 def _picture(
-    folder: Path, key: str, title: str, caption: str, rows: list[tables.Record],
+    folder: Path, key: str, title: str, caption: str, rows: list[Record],
     charts: Sequence[tuple[str, Any]],
 ) -> Picture:  # fmt: skip
     data = f"tables/{key}.csv"

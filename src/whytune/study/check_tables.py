@@ -7,7 +7,8 @@ from typing import Any
 from whytune.lint import words
 from whytune.records import Kind
 from whytune.study.findings import Sheet
-from whytune.study.tables import SCORE_STEP, Record
+from whytune.study.stored import Record
+from whytune.study.tables import SCORE_STEP
 
 MOST_BINS = 30
 """Bars of a histogram, at most."""

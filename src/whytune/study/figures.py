@@ -12,9 +12,9 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from whytune.study.tables import Record
+from whytune.study.stored import Record
 
-Chart = alt.LayerChart | alt.FacetChart
+Chart = alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
 INK = "#767779"
 """Text and axes: a grey that can be read on white and on black. On the page it becomes the colour
@@ -138,6 +138,55 @@ def reliability(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
         base.mark_point(filled=True, size=26, opacity=1),
     ).properties(width=PANEL, height=PANEL)
     return _by_arm(layers, rows, arms)
+
+
+def standing(rows: Sequence[Record], names: Sequence[str]) -> Chart:
+    """Every row's figure with its interval, one panel a figure; dashed where raters stand."""
+    y = alt.Y("name:N", title=None, sort=list(names),
+              axis=alt.Axis(domain=False, ticks=False, grid=True))  # fmt: skip
+    roles = ["arm", "calibrated", "baseline"]
+    colour = alt.Color("role:N", scale=alt.Scale(domain=roles, range=[PALETTE[0], PALETTE[2], REFERENCE]),
+                       legend=None)  # fmt: skip
+    panels: list[Chart] = []
+    for figure in dict.fromkeys(row["figure"] for row in rows):
+        own = [row for row in rows if row["figure"] == figure]
+        raters = [row for row in own if row["role"] == "ceiling"]
+        base = alt.Chart(_rows([row for row in own if row["role"] != "ceiling"]))
+        x = alt.X("value:Q", title=figure, scale=alt.Scale(zero=False, nice=True),
+                  axis=alt.Axis(tickCount=5, grid=False))  # fmt: skip
+        layers: list[Any] = [
+            base.mark_rule(strokeWidth=1.4).encode(
+                y=y, x=alt.X("low:Q"), x2="high:Q", color=colour
+            ),
+            base.mark_point(filled=True, size=44, opacity=1).encode(y=y, x=x, color=colour),
+        ]
+        if raters:
+            layers.append(alt.Chart(_rows(raters)).mark_rule(
+                color=INK, strokeDash=[4, 3], strokeWidth=1.2).encode(x="value:Q"))  # fmt: skip
+        panels.append(alt.layer(*layers).properties(width=WIDTH - 70, height=alt.Step(17)))
+    return alt.vconcat(*panels, spacing=18)
+
+
+def by_slice(rows: Sequence[Record], arms: Sequence[str], title: str) -> Chart:
+    """One figure slice by slice, a panel for each way of slicing, arms side by side."""
+    panels: list[Chart] = []
+    for cut in dict.fromkeys(row["cut"] for row in rows):
+        own = [row for row in rows if row["cut"] == cut]
+        slices = list(dict.fromkeys(row["slice"] for row in own))
+        y = alt.Y("slice:N", title=None, sort=slices, axis=alt.Axis(domain=False, ticks=False))
+        x = alt.X("value:Q", title=f"{title} by {cut}", axis=alt.Axis(tickCount=5, grid=True))
+        base = alt.Chart(_rows(own)).encode(
+            y=y, yOffset=alt.YOffset("arm:N", sort=list(arms)), color=_colour(arms, not panels)
+        )
+        panels.append(
+            alt.layer(
+                base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q"), x2="high:Q"),
+                base.mark_point(filled=True, size=30, opacity=1).encode(x=x),
+            ).properties(
+                width=WIDTH - 70, height=alt.Step(9 * len(arms) + 8, **{"for": "position"})
+            )
+        )
+    return alt.vconcat(*panels, spacing=14)
 
 
 def _by_arm(layers: Chart, rows: Sequence[Record], arms: Sequence[str]) -> Chart:

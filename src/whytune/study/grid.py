@@ -13,15 +13,13 @@ from typing import Any
 from whytune import explaining, pipeline, run_folder, store
 from whytune.corpora import manifest
 from whytune.errors import RecipeError
-from whytune.evidence import baselines
-from whytune.material import Material, gather, not_asked, together
+from whytune.material import Material, gather, not_asked
 from whytune.progress import Progress
-from whytune.recipe import Recipe, digest
-from whytune.records import Layout, Prediction, Scorecard, Split
+from whytune.recipe import Recipe
+from whytune.records import Scorecard
 from whytune.run_folder import Cell
-from whytune.student.prompting import conversation_text
-from whytune.study import report
-from whytune.study.summary import Materials, baseline_folder, summarise
+from whytune.study import baseline_rows, calibrating, elsewhere, matrix, report
+from whytune.study.summary import Materials, summarise
 
 LONGEST_NAME = 255
 """Bytes that file systems allow a folder's name."""
@@ -57,6 +55,11 @@ def taught_together(recipe: Recipe, materials: Materials) -> list[tuple[str, tup
     return [(corpus, tuple(own)) for corpus, own in _by_corpus(materials).items()]
 
 
+def teaching(materials: Materials) -> Materials:
+    """Those with lessons: of the others, columns of a matrix, there are no students."""
+    return {key: material for key, material in materials.items() if material.told}
+
+
 def _by_corpus(materials: Materials) -> dict[str, dict[str, Material]]:
     """Corpus -> task -> material."""
     found: dict[str, dict[str, Material]] = {}
@@ -77,11 +80,16 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     clock = time.perf_counter()
     pipeline.require_torch()
     materials = _gathered(recipe, show)
-    asked = cells(recipe, materials)
+    asked = cells(recipe, teaching(materials))
     spent = _run(recipe, materials, asked, folder, show)
     _claim(recipe, materials, folder)
-    _write_baselines(recipe, materials, folder, show)
-    summary = summarise(recipe, materials, asked, folder)
+    calibrating.calibrate(recipe, asked, materials, folder, show)
+    baseline_rows.write(recipe, materials, folder, show)
+    summary = summarise(recipe, teaching(materials), asked, folder)
+    if recipe.matrix:
+        wanted = matrix.wanted(recipe, materials, asked)
+        elsewhere.answer(recipe, wanted, materials, folder, show)
+        summary["matrix"] = matrix.build(recipe, materials, asked, folder)
     runs = [store.read_json(folder / "runs" / cell.id / "run.json") for cell in asked]
     summary |= {
         "started": min(r["started"] for r in runs),
@@ -124,6 +132,7 @@ def _run(
         Seconds spent in the runs' own stages by this call.
     """
     spent = 0.0
+    calibrating.check(recipe, materials)
     for (corpus, task), material in materials.items():
         for missing in not_asked(material):
             show.say(f"{corpus}, {task}, {missing}")
@@ -151,7 +160,7 @@ def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dic
             are not taught jointly.
     """
     materials = _gathered(recipe, show)
-    taught = taught_together(recipe, materials)
+    taught = taught_together(recipe, teaching(materials))
     if len(taught) > 1 or len(recipe.seeds) > 1:
         raise RecipeError(
             f"{recipe.name}: found {len(taught)} corpora x tasks and {len(recipe.seeds)} seeds; "
@@ -161,76 +170,11 @@ def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dic
     arm = arm or next(iter(recipe.arms))
     if arm not in recipe.arms:
         raise RecipeError(f"--arm {arm}: no such arm; found {', '.join(recipe.arms)}")
-    cell = next(cell for cell in cells(recipe, materials) if cell.arm == arm)
+    cell = next(cell for cell in cells(recipe, teaching(materials)) if cell.arm == arm)
     _run(recipe, materials, [cell], folder, show)
+    calibrating.calibrate(recipe, [cell], materials, folder, show)
     place = folder / "runs" / cell.id
     return {"run": str(place), "scorecard": store.read_json(place / "scorecard.json")}
-
-
-def _write_baselines(recipe: Recipe, materials: Materials, folder: Path, show: Progress) -> None:
-    for name in recipe.evidence.baselines:
-        if name == "zero-shot":
-            _zero_shot(recipe, materials, folder, show)
-            continue
-        for material in materials.values():
-            answers = {material.task.name: without_model(recipe, material, name)}
-            place = baseline_folder(folder, material, name)
-            run_folder.record(place, answers, [material], recipe)
-
-
-def without_model(recipe: Recipe, material: Material, name: str) -> list[Prediction]:
-    """The answers of a baseline that is fitted on the lessons."""
-    labels = [one.label for one in material.told]
-    test = material.part(Split.TEST)
-    ids = [example.id for example in test]
-    if name == "prior":
-        return baselines.prior(labels, material.task, ids, material.scores)
-    context = recipe.prompt.context_turns
-    return baselines.tfidf(
-        [conversation_text(one.example.turns, context) for one in material.told], labels,
-        material.scores, [conversation_text(example.turns, context) for example in test], ids,
-        material.task,
-    )  # fmt: skip
-
-
-def _zero_shot(recipe: Recipe, materials: Materials, folder: Path, show: Progress) -> None:
-    """Ask the base model, once loaded, about every corpus whose answers are not there yet."""
-    missing = {
-        corpus: list(own.values())
-        for corpus, own in _by_corpus(materials).items()
-        if not _asked_before(recipe, list(own.values()), folder)
-    }
-    if not missing:
-        return
-    from whytune.student import models
-
-    student = models.load(models.find(recipe.model, log=show.say), recipe.prompt, recipe.train)
-    for corpus, own in missing.items():
-        # All tasks at once: a conversation is read once, however many questions there are.
-        found = pipeline.ask(
-            recipe, student, together(own, Split.TEST), [material.task for material in own],
-            Layout.LABEL, show, f"{corpus}: asking the base model",
-        )  # fmt: skip
-        answers = pipeline.referenced(found, own)
-        for material in own:
-            place = baseline_folder(folder, material, "zero-shot")
-            run_folder.record(place, answers, [material], recipe)
-            store.write_json(place / "digest.json", _zero_shot_digest(recipe, own))
-
-
-def _asked_before(recipe: Recipe, own: Sequence[Material], folder: Path) -> bool:
-    mark = _zero_shot_digest(recipe, own)
-    places = [baseline_folder(folder, material, "zero-shot") / "digest.json" for material in own]
-    return all(place.exists() and store.read_json(place) == mark for place in places)
-
-
-def _zero_shot_digest(recipe: Recipe, own: Sequence[Material]) -> str:
-    """Changes with anything that the base model's answers about a corpus depend on."""
-    return digest([
-        recipe.model, recipe.prompt.model_dump(mode="json"), recipe.train.dtype,
-        recipe.train.load_in_4bit, dict(own[0].corpus.inputs),
-        [[store.plain(m.task), [e.id for e in m.part(Split.TEST)]] for m in own],
-    ])  # fmt: skip
 
 
 def _short(cards: Mapping[str, Scorecard]) -> str:

@@ -66,7 +66,7 @@ def costs(recipe: Recipe, show: Progress) -> Costs:
     base = models.load(models.find(recipe.model, log=show.say), recipe.prompt, recipe.train)
     student = models.adapt(base, recipe.train, recipe.seeds[0])
     loads: list[Load] = []
-    for corpus, tasks in grid.taught_together(recipe, materials):
+    for corpus, tasks in grid.taught_together(recipe, grid.teaching(materials)):
         show.say(f"{corpus}, {'+'.join(tasks)}: timing a few conversations")
         own = [materials[corpus, task] for task in tasks]
         loads += load(recipe, own, student)

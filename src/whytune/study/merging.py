@@ -12,7 +12,8 @@ from whytune.errors import TeachingError
 from whytune.material import Merged
 from whytune.recipe import Recipe
 from whytune.study import merging_tables as rows
-from whytune.study.tables import Record, as_csv
+from whytune.study.stored import Record
+from whytune.study.tables import as_csv
 from whytune.teaching import methods, reliability, review
 from whytune.teaching.ratings import tabulate
 

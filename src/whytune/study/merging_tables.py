@@ -9,7 +9,8 @@ import numpy as np
 
 from whytune.material import Merged
 from whytune.records import Annotation, Estimate, Kind, Outcome, Reference, Verdict
-from whytune.study.tables import SCORE_STEP, Record
+from whytune.study.stored import Record
+from whytune.study.tables import SCORE_STEP
 from whytune.teaching import golden, latent, merge, methods, reliability
 from whytune.teaching.agreement import Difference
 from whytune.teaching.ratings import Floats, Ratings, tabulate

@@ -8,7 +8,8 @@ from typing import Any
 import jinja2
 
 from whytune.study import tables
-from whytune.study.folder import Interval
+from whytune.study.stored import Interval, Record
+from whytune.study.titles import METRICS
 
 FOLD = 420
 """Characters of a text that are shown before it is folded."""
@@ -47,8 +48,14 @@ def _between(interval: Interval | None, digits: int = 3) -> str:
     return f"[{number(interval.low, digits)}, {number(interval.high, digits)}]"
 
 
-def _between_ends(row: tables.Record) -> str:
+def _between_ends(row: Record) -> str:
     return _between(Interval(value=row["difference"], low=row["low"], high=row["high"]), 4)
+
+
+def _column_between(row: Record, name: str) -> str:
+    return _between(
+        Interval(value=row[name], low=row.get(f"{name}_low"), high=row.get(f"{name}_high"))
+    )
 
 
 def _p_value(value: float | None) -> str:
@@ -86,12 +93,16 @@ def environment() -> jinja2.Environment:
         minute=minute,
         between=_between,
         between_ends=_between_ends,
+        column_between=_column_between,
+        entry_between=lambda entry: _between(
+            Interval(value=entry.value, low=entry.low, high=entry.high)
+        ),
         p_value=_p_value,
         folded=_folded,
         cell=_cell,
     )
     pages.globals.update(
         metrics_of=tables.metrics_of, best=tables.best, unknown=UNKNOWN,
-        titles={metric.name: metric.title for metric in tables.METRICS},
+        titles={metric.name: metric.title for metric in METRICS},
     )  # fmt: skip
     return pages

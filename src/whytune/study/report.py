@@ -5,44 +5,22 @@ files. Everything shown is computed from what the study folder holds, so the sam
 gives the same page, byte for byte.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from markupsafe import Markup
 
 from whytune import store
-from whytune.evidence.metrics import BINS
 from whytune.records import Kind
-from whytune.study import figures, tables
-from whytune.study.folder import Part, Shown, Summary, parts, read_summary
+from whytune.study import grids, matrix_page, tables
+from whytune.study.folder import Part, parts, read_summary
+from whytune.study.grids import Grid
 from whytune.study.page import UNKNOWN, duration, environment, minute
+from whytune.study.pictures import Picture, Table, key_of, pictures, write_table
+from whytune.study.stored import Record, Shown, Summary
 
 EXAMPLES = 10
 BARS = 7
 """Labels whose probabilities are drawn for an example; of more, the most probable."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """One figure of the page; several drawings where each arm has its own."""
-
-    title: str
-    caption: str
-    data: str
-    """The CSV file, relative to the study folder."""
-    files: list[str]
-    drawings: list[Markup]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table of the page, and its file."""
-
-    data: str
-    rows: list[tables.Record]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +32,12 @@ class Section:
     part: Part
     scores: Table
     comparisons: Table | None
+    sentences: list[str]
+    """Of the comparisons, the figures that the section is judged by first."""
+    grids: list[Grid]
     runs: Table | None
     pictures: list[Picture]
-    examples: list[tables.Record]
+    examples: list[Record]
 
 
 def build(folder: Path, *, examples: bool = True) -> Path:
@@ -74,10 +55,12 @@ def build(folder: Path, *, examples: bool = True) -> Path:
         FolderError: no finished study, or one that is not whole.
     """
     summary = read_summary(folder)
-    sections = [_section(folder, part, examples) for part in parts(folder, summary)]
+    sections = [_section(folder, part, summary, examples) for part in parts(folder, summary)]
     agreement = tables.agreement(summary.agreement)
-    _write_table(folder, "agreement", agreement)
+    write_table(folder, "agreement", agreement)
     shown = {"summary": summary, "sections": sections, "agreement": agreement,
+             "grids": list(grids.of_study(folder, summary)),
+             "matrices": list(matrix_page.of_study(folder, summary.matrix)),
              "provenance": list(_provenance(summary))}  # fmt: skip
     pages = environment()
     store.write_text(folder / "report.md", pages.get_template("report.md.jinja").render(shown))
@@ -86,19 +69,30 @@ def build(folder: Path, *, examples: bool = True) -> Path:
     return page
 
 
-def _section(folder: Path, part: Part, examples: bool) -> Section:
-    key = _key(part.corpus, part.task)
+def _section(folder: Path, part: Part, summary: Summary, examples: bool) -> Section:
+    key = key_of(part.corpus, part.task)
     contrasts = tables.comparisons(part.comparisons)
+    main = ("label_nll", "mse" if part.kind is Kind.ORDINAL else "accuracy")
     # Students of several tasks are shown once, so that nobody adds up their cost twice.
     runs = tables.runs(part.students) if part.task == part.tasks[0] else []
     return Section(
         key=key,
         intro=_intro(part),
         part=part,
-        scores=_write_table(folder, f"{key}--scores", tables.scores(part.rows)),
-        comparisons=_write_table(folder, f"{key}--comparisons", contrasts) if contrasts else None,
-        runs=_write_table(folder, f"{key}--runs", runs) if runs else None,
-        pictures=list(_pictures(folder, key, part)),
+        scores=write_table(folder, f"{key}--scores", tables.scores(part.rows)),
+        comparisons=write_table(folder, f"{key}--comparisons", contrasts) if contrasts else None,
+        sentences=[
+            *(c.sentence for c in part.comparisons if c.metric in main),
+            *(
+                row["sentence"]
+                for row in summary.explanations
+                if (row["corpus"], row["task"]) == (part.corpus, part.task)
+            ),
+            *(c.sentence for c in part.comparisons if c.metric not in main),
+        ],
+        grids=list(grids.of_section(folder, key, part, summary)),
+        runs=write_table(folder, f"{key}--runs", runs) if runs else None,
+        pictures=list(pictures(folder, key, part, summary)),
         examples=list(_examples(part)) if examples else [],
     )
 
@@ -123,124 +117,7 @@ def _shared(part: Part) -> str:
     )
 
 
-def _key(*names: str) -> str:
-    # The names of corpora and arms never hold two dashes in a row, so keys cannot meet.
-    return "--".join(re.sub(r"[^A-Za-z0-9._-]+", "_", name) for name in names)
-
-
-def _write_table(folder: Path, name: str, rows: list[tables.Record]) -> Table:
-    data = f"tables/{name}.csv"
-    store.write_text(folder / data, tables.as_csv(rows))
-    return Table(data=data, rows=rows)
-
-
-def _pictures(folder: Path, key: str, part: Part) -> Iterator[Picture]:
-    answers = {arm: given for arm, given in tables.pooled(part).items() if given}
-    losses = tables.curves(part.students)
-    if losses:
-        arms = list(dict.fromkeys(row["arm"] for row in losses))
-        chart = figures.curves(losses, arms)
-        caption = (
-            f"Loss on the label alone, on the {_curve_split(part)} part; the loss on explanations "
-            "is not in it, so arms can be compared. Lower is better. Bold: mean of an arm's seeds; thin: "
-            f"each seed. n = {_curve_size(part)} students."
-        )
-        yield _picture(folder, f"{key}--curves", "Label loss through training", caption, losses,
-                       [("", chart)])  # fmt: skip
-    if not answers:
-        return
-    yield _spread(folder, key, part, answers)
-    calibration = tables.reliability(answers)
-    if calibration:
-        arms = list(dict.fromkeys(row["arm"] for row in calibration))
-        caption = (
-            "Probability that an arm gives its chosen label, against how often it is right, in "
-            f"{BINS} bins of equally many answers. On the dashed diagonal it is as sure as "
-            f"it should be; below, too sure. {_sizes(answers)}"
-        )
-        chart_of_bins = figures.reliability(calibration, arms)
-        yield _picture(folder, f"{key}--reliability", "Reliability", caption, calibration,
-                       [("", chart_of_bins)])  # fmt: skip
-    yield _confusions(folder, key, part, answers)
-
-
-def _spread(folder: Path, key: str, part: Part, answers: dict[str, list[Any]]) -> Picture:
-    arms, labels = list(answers), part.rows[0].scorecard.labels
-    if part.kind is Kind.ORDINAL:
-        rows = tables.distribution(answers)
-        chart: Any = figures.distribution(rows, arms)
-        caption = (
-            "Grey bars: the references. Outline: the arm's expected scores. An outline narrower "
-            "than the bars hedges towards the middle."
-        )
-        title = "Scores given and scores expected"
-    else:
-        rows = tables.frequencies(answers, labels)
-        chart = figures.frequencies(rows, arms, labels)
-        caption = (
-            "Grey bars: how often each label is the reference. Points: how often an arm chooses "
-            "it. A point right of its bar's end is a label chosen too often."
-        )
-        title = "Labels given and labels chosen"
-    caption = f"{caption} {_sizes(answers)}"
-    return _picture(folder, f"{key}--distribution", title, caption, rows, [("", chart)])
-
-
-def _confusions(folder: Path, key: str, part: Part, answers: dict[str, list[Any]]) -> Picture:
-    labels = part.rows[0].scorecard.labels
-    rows, charts = [], []
-    for arm, given in answers.items():
-        cells = tables.confusion(given, labels)
-        rows += [{"arm": arm, **cell} for cell in cells]
-        charts.append((arm, figures.confusion(cells, labels, arm)))
-    written = len(labels) <= figures.MOST_WRITTEN_CELLS
-    what = "Counts, and their share within the reference label" if written else (
-        "Shade: share within the reference label; the counts are in the table")  # fmt: skip
-    caption = (
-        f"{what}. Right answers stand on the diagonal. Unreadable answers are left out. "
-        f"{_sizes(answers)}"
-    )
-    return _picture(folder, f"{key}--confusion", "Reference and prediction", caption, rows, charts)
-
-
-def _picture(
-    folder: Path,
-    key: str,
-    title: str,
-    caption: str,
-    rows: list[tables.Record],
-    charts: Sequence[tuple[str, Any]],
-) -> Picture:
-    files, drawings = [], []
-    for arm, chart in charts:
-        name = _key(key, arm) if arm else key
-        drawing = figures.svg(chart)
-        files.append(f"figures/{name}.svg")
-        store.write_text(folder / files[-1], drawing)
-        # Safe: vega escapes every text that it draws.
-        drawings.append(Markup(figures.inline(drawing, name)))
-    data = _write_table(folder, key, rows).data
-    return Picture(title=title, caption=caption, data=data, files=files, drawings=drawings)
-
-
-def _curve_size(part: Part) -> int:
-    return sum(any(m.label_nll is not None for m in s.history)
-               for cohort in part.students.values() for s in cohort)  # fmt: skip
-
-
-def _curve_split(part: Part) -> str:
-    splits = {student.run.eval_split for cohort in part.students.values() for student in cohort}
-    return " and ".join(sorted(splits))
-
-
-def _sizes(answers: dict[str, list[Any]]) -> str:
-    counts = {len(given) for given in answers.values()}
-    if len(counts) == 1:
-        return f"n = {counts.pop()} answers per arm, all seeds together."
-    return "n = " + ", ".join(f"{len(given)} ({arm})" for arm, given in answers.items()) + "."
-
-
-def _examples(part: Part) -> Iterator[tables.Record]:
+def _examples(part: Part) -> Iterator[Record]:
     """The first examples of each arm's first seed, side by side."""
     answers = {arm: {shown.example_id: shown for shown in cohort[0].examples}
                for arm, cohort in part.students.items() if cohort}  # fmt: skip

@@ -1,68 +1,118 @@
 """What a study found, from what its runs and baselines wrote: rows, comparisons, one sentence."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from whytune import run_folder, store
-from whytune.evidence.compare import compare, sentence
-from whytune.evidence.family import corrected
 from whytune.material import Material, left_out, not_asked
 from whytune.recipe import Recipe
-from whytune.recipe_arms import PSEUDO, Arm
-from whytune.records import Comparison, Kind, Prediction, Split
+from whytune.records import Outcome, Prediction, Split
 from whytune.run_folder import Cell
-from whytune.study.diagnosis import PRIOR, Learned, reason
+from whytune.study import aspects, calibrating, contrasts
+from whytune.study.baseline_rows import baseline_folder, names
+from whytune.study.contrasts import Contrast, calibrated_name
+from whytune.study.diagnosis import PRIOR, Learned
+from whytune.study.finding import finding
 
 Materials = Mapping[tuple[str, str], Material]
 """(corpus, task) -> material, in the recipe's order."""
-MOST_NAMED = 4
-"""Comparisons that the finding names; of more it gives the number."""
-
-
-class _Compared(NamedTuple):
-    """A comparison, what it is about, and what the students of its arm have learned."""
-
-    material: Material
-    comparison: Comparison
-    learned: Learned
-
-
-def baseline_folder(folder: Path, material: Material, name: str) -> Path:
-    """Where a baseline's answers stand in a study."""
-    return folder / "baselines" / f"{material.corpus.name}--{material.task.name}--{name}"
+Rows = list[dict[str, Any]]
+FOUND = ("rows", "labels", "slices", "ceilings", "calibration", "explanations", "means", "errors")
+"""Keys of `summary.json` that hold flat rows."""
 
 
 def summarise(
     recipe: Recipe, materials: Materials, asked: Sequence[Cell], folder: Path
 ) -> dict[str, Any]:
     """`summary.json`, all but the study's own time and memory."""
-    rows: list[dict[str, Any]] = []
-    compared: list[_Compared] = []
+    found: dict[str, Rows] = {key: [] for key in FOUND}
+    compared: list[Contrast] = []
+    by_corpus: dict[str, dict[str, Material]] = {}
+    answers: dict[tuple[str, str], aspects.Answered] = {}
     for (corpus, task), material in materials.items():
+        if not material.told:  # a golden set: it has a column in the matrix, and no students
+            continue
+        by_corpus.setdefault(corpus, {})[task] = material
         own = [cell for cell in asked if cell.corpus == corpus and task in cell.tasks]
-        answers = {
-            arm: _pooled([c for c in own if c.arm == arm], task, folder) for arm in recipe.arms
-        }
-        rows += _arm_rows(recipe, material, own, answers)
-        rows += _baseline_rows(recipe, material, folder)
-        learned = {arm: _learned([c for c in own if c.arm == arm], task, folder)
-                   for arm in recipe.arms}  # fmt: skip
-        compared += _comparisons(recipe, material, answers, learned, folder)
-    comparisons = [_comparison_row(one) for one in _corrected(compared)]
+        answers[corpus, task] = of_arms = _of_arms(recipe, own, task, folder)
+        _section(recipe, material, own, of_arms, folder, found)
+        compared += _compared(recipe, material, own, of_arms, folder)
+    for corpus, own_materials in by_corpus.items():
+        several, of_corpus = (
+            list(own_materials.values()),
+            {task: answers[corpus, task] for task in own_materials},
+        )
+        found["means"] += aspects.over_all_tasks(recipe, several, of_corpus)
+        found["errors"] += aspects.errors_together(recipe, several, of_corpus)
+    comparisons = contrasts.rows(compared)
+    settings = contrasts.counted(compared)
+    raters = aspects.beside_raters(found["ceilings"], found["rows"])
+    caveats = [contrasts.DEPENDENT] * bool(settings) + [aspects.NEARLY_ALIKE] * bool(raters)
     return {
         "name": recipe.name,
         "model": recipe.model,
         **store.provenance(),
-        "finding": finding(rows, comparisons),
-        "notes": list(dict.fromkeys(_notes(recipe, materials, folder, asked))),
+        "finding": finding(found["rows"], comparisons),
+        "sentences": [*settings, *raters],
+        "notes": [*dict.fromkeys(_notes(recipe, materials, folder, asked)), *caveats],
         "agreement": [
             {"corpus": m.corpus.name, "task": m.task.name, **_agreement(m)}
             for m in materials.values()
         ],
-        "rows": rows,
         "comparisons": comparisons,
+        **found,
+    }  # fmt: skip
+
+
+def _section(
+    recipe: Recipe, material: Material, own: Sequence[Cell], answers: aspects.Answered,
+    folder: Path, found: Mapping[str, Rows],
+) -> None:  # fmt: skip
+    """Add what there is to say about one corpus and task."""
+    found["rows"] += _arm_rows(recipe, material, own, answers)
+    if recipe.evidence.calibration:
+        found["rows"] += _calibrated_rows(recipe, material, own, folder)
+        found["calibration"] += calibrating.maps(own, material.task.name, folder)
+    found["rows"] += _baseline_rows(recipe, material, folder)
+    found["labels"] += aspects.by_label(recipe, material, answers)
+    found["slices"] += aspects.by_slice(recipe, material, answers)
+    found["ceilings"] += aspects.of_raters(recipe, material)
+    said = {arm: _explained([c for c in own if c.arm == arm], material.task.name, folder)
+            for arm in recipe.arms}  # fmt: skip
+    for row, told in aspects.of_explanations(recipe, material, said):
+        found["explanations"].append({**row, "sentence": told})
+
+
+def _compared(
+    recipe: Recipe, material: Material, own: Sequence[Cell], answers: aspects.Answered, folder: Path
+) -> Iterator[Contrast]:
+    task = material.task.name
+    learned = {arm: _learned([c for c in own if c.arm == arm], task, folder) for arm in recipe.arms}
+    prior = None
+    if PRIOR in recipe.evidence.baselines:
+        place = baseline_folder(folder, material, PRIOR) / "predictions.parquet"
+        # It answers alike for every seed.
+        prior = store.read_predictions(place)[0] * len(recipe.seeds)
+    calibrated = (
+        _of_arms(recipe, own, task, folder, calibrating.FOLDER)
+        if recipe.evidence.calibration
+        else {}
+    )
+    return contrasts.contrasts(recipe, material, answers, learned, prior, calibrated)
+
+
+def _of_arms(
+    recipe: Recipe, own: Sequence[Cell], task: str, folder: Path, within: str = ""
+) -> aspects.Answered:
+    """Arm -> its answers to one task, seed after seed."""
+    paths = {
+        arm: [folder / "runs" / c.id / within / "predictions.parquet" for c in own if c.arm == arm]
+        for arm in recipe.arms
+    }
+    return {
+        arm: [p for path in of_arm for p in store.read_predictions(path)[0] if p.task == task]
+        for arm, of_arm in paths.items()
     }
 
 
@@ -71,10 +121,22 @@ def _agreement(material: Material) -> dict[str, Any]:
     return {**found, "unread": sum(found["unread"].values())}
 
 
-def _pooled(own: Sequence[Cell], task: str, folder: Path) -> list[Prediction]:
-    """The answers of an arm to one task, seed after seed."""
-    paths = [folder / "runs" / cell.id / "predictions.parquet" for cell in own]
-    return [p for path in paths for p in store.read_predictions(path)[0] if p.task == task]
+def _explained(own: Sequence[Cell], task: str, folder: Path) -> list[Prediction]:
+    """The answers of an arm that come with an explanation, seed after seed: all of a student that
+    explains first, else those that it was asked to explain.
+    """
+    found: list[Prediction] = []
+    for cell in own:
+        place = folder / "runs" / cell.id
+        every = store.read_predictions(place / "predictions.parquet")[0]
+        first = [p for p in every if p.task == task and p.explanation is not None]
+        found += first or [
+            Prediction(example_id=one["example_id"], task=task, outcome=Outcome.READ,
+                       label=one["label"], log_probs={}, explanation=one["explanation"])
+            for one in store.read_json(place / "examples.json")
+            if one.get("task", task) == task and one["label"] and one["explanation"] is not None
+        ]  # fmt: skip
+    return found
 
 
 def _learned(own: Sequence[Cell], task: str, folder: Path) -> Learned:
@@ -98,8 +160,17 @@ def _arm_rows(
         }  # fmt: skip
 
 
+def _calibrated_rows(
+    recipe: Recipe, material: Material, own: Sequence[Cell], folder: Path
+) -> Iterator[dict[str, Any]]:
+    calibrated = _of_arms(recipe, own, material.task.name, folder, calibrating.FOLDER)
+    for row in _arm_rows(recipe, material, own, calibrated):
+        runs = [f"{run}/{calibrating.FOLDER}" for run in row["runs"]]
+        yield {**row, "name": calibrated_name(row["name"]), "role": "calibrated", "runs": runs}
+
+
 def _baseline_rows(recipe: Recipe, material: Material, folder: Path) -> Iterator[dict[str, Any]]:
-    for name in recipe.evidence.baselines:
+    for name in names(recipe, material):
         place = baseline_folder(folder, material, name)
         yield {
             "corpus": material.corpus.name, "task": material.task.name, "name": name,
@@ -107,159 +178,6 @@ def _baseline_rows(recipe: Recipe, material: Material, folder: Path) -> Iterator
             "scorecard": store.read_json(place / "scorecard.json"),
             "layout": None, "explanation": None,
         }  # fmt: skip
-
-
-def _comparisons(
-    recipe: Recipe, material: Material, answers: Mapping[str, Sequence[Prediction]],
-    learned: Mapping[str, Learned], folder: Path,
-) -> Iterator[_Compared]:  # fmt: skip
-    """Every arm against the first one without explanation (or the first one), every control against
-    the arm that it stands for, and every arm against `prior` on the figure that the section is
-    judged by, with a reason where no gain shows.
-    """
-    plain = [name for name, arm in recipe.arms.items() if arm.explanation == "none"]
-    base = (plain or list(recipe.arms))[0]
-    pairs: list[tuple[str, Sequence[Prediction], str, tuple[str, ...] | None]]
-    pairs = [(base, answers[base], arm, None) for arm in recipe.arms if arm != base]
-    pairs += [(one, answers[one], arm, None) for one, arm in _controls(recipe.arms)]
-    if PRIOR in recipe.evidence.baselines:
-        place = baseline_folder(folder, material, PRIOR) / "predictions.parquet"
-        # It answers alike for every seed.
-        constant = store.read_predictions(place)[0] * len(recipe.seeds)
-        judged = ("mse" if material.task.kind is Kind.ORDINAL else "accuracy",)
-        pairs += [(PRIOR, constant, arm, judged) for arm in recipe.arms]
-    for name, theirs, arm, metrics in pairs:
-        found = compare(
-            theirs, answers[arm], material.references, material.groups, material.task,
-            names=(name, arm), metrics=metrics, draws=recipe.evidence.bootstrap, seed=0,
-        )  # fmt: skip
-        for comparison in found:
-            yield _Compared(material, comparison, learned[arm])
-
-
-def _controls(arms: Mapping[str, Arm]) -> Iterator[tuple[str, str]]:
-    """(arm, its control): an explanation and its replacement, an arm and one matched to it."""
-    for name, arm in arms.items():
-        stands_for = (
-            other
-            for other, its in arms.items()
-            if arm.explanation in PSEUDO
-            and (its.explanation, its.words, its.layout) == (arm.spoken, arm.words, arm.layout)
-        )
-        yield from ((other, name) for other in dict.fromkeys(arm.matched.values()))
-        yield from ((other, name) for other in islice(stands_for, 1))
-
-
-def _corrected(compared: Sequence[_Compared]) -> list[_Compared]:
-    """With each p corrected for the number of comparisons of its figure in the whole study, those
-    with the prior apart.
-    """
-    families: dict[tuple[str, bool], list[int]] = {}
-    for at, one in enumerate(compared):
-        key = (one.comparison.metric, one.comparison.base == PRIOR)
-        families.setdefault(key, []).append(at)
-    found = list(compared)
-    for places in families.values():
-        adjusted = corrected([compared[at].comparison for at in places])
-        for at, comparison in zip(places, adjusted, strict=True):
-            found[at] = compared[at]._replace(comparison=comparison)
-    return found
-
-
-def _comparison_row(one: _Compared) -> dict[str, Any]:
-    material, comparison = one.material, one.comparison
-    row = {"corpus": material.corpus.name, "task": material.task.name, **store.plain(comparison)}
-    why = reason(row, one.learned) if comparison.base == PRIOR else ""
-    return {**row, "sentence": f"{sentence(comparison, material.task)} {why}".rstrip()}
-
-
-def finding(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """What was found, in one sentence, also when it is nothing.
-
-    First whether the arms differ in label loss (of several comparisons: how many and which do,
-    by an interval that leaves out zero), then, task by task, how the best arm stands to the
-    training mean or the most frequent label.
-    """
-    losses = [c for c in comparisons if c["metric"] == "label_nll"]
-    losses = [c for c in losses if c["base"] == losses[0]["base"]]  # controls have others
-    if not losses:
-        told = "One arm only, so there is nothing to compare"
-    elif len(losses) == 1:
-        told = losses[0]["sentence"].rstrip(".")
-    else:
-        told = _tally(losses)
-    return "; ".join([told, *_against_priors(rows, comparisons)]) + "."
-
-
-def _tally(losses: Sequence[Mapping[str, Any]]) -> str:
-    better = [c for c in losses if (c["difference"]["high"] or 0) < 0]
-    worse = [c for c in losses if (c["difference"]["low"] or 0) > 0]
-    return (
-        f"Of {len(losses)} comparisons with the arm without explanation, the label loss is "
-        f"lower in {_which(better, losses)}, higher in {_which(worse, losses)}, and not told "
-        f"apart in {len(losses) - len(better) - len(worse)}"
-    )
-
-
-def _which(some: Sequence[Mapping[str, Any]], losses: Sequence[Mapping[str, Any]]) -> str:
-    """How many, and where they are few, which: by what differs among all."""
-    if not some or len(some) > MOST_NAMED:
-        return str(len(some))
-    varying = [k for k in ("arm", "task", "corpus") if len({c[k] for c in losses}) > 1]
-    return f"{len(some)} ({'; '.join(' on '.join(c[k] for k in varying) for c in some)})"
-
-
-def _against_priors(
-    rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
-) -> Iterator[str]:
-    """How the best arm of every section stands to its prior; one clause for each kind of task."""
-    apart = {(c["corpus"], c["task"], c["arm"], c["metric"]): c["difference"]
-            for c in comparisons if c["base"] == PRIOR}  # fmt: skip
-    sections: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        sections.setdefault((row["corpus"], row["task"]), []).append(row)
-    several = len({corpus for corpus, _ in sections}) > 1
-    for metric, figure, prior in (("mse", "mean squared error", "the training mean"),
-                                  ("accuracy", "accuracy", "the most frequent label")):  # fmt: skip
-        found = [
-            (f"{task} on {corpus}" if several else task, *best,
-             _interval(apart.get((corpus, task, best[0], metric))))
-            for (corpus, task), own in sections.items()
-            if (best := _best(own, metric)) is not None
-        ]  # fmt: skip
-        if len(sections) == 1:
-            yield from (f"the best arm, {arm}, has {figure} {own:.3f} against {other:.3f} of {prior}"
-                        f"{ends}" for _, arm, own, other, ends in found)  # fmt: skip
-        elif len(found) > MOST_NAMED:
-            won = sum(
-                own < other if metric == "mse" else own > other for *_, own, other, _ in found
-            )
-            yield f"the best arm's {figure} is better than that of {prior} in {won} of {len(found)}"
-        elif found:
-            stands = (f"{own:.3f} ({arm}) against {other:.3f} on {place}{ends}"
-                      for place, arm, own, other, ends in found)  # fmt: skip
-            yield f"{figure} of the best arm against that of {prior}: {', '.join(stands)}"
-
-
-def _interval(difference: Mapping[str, Any] | None) -> str:
-    if difference is None or difference["low"] is None:
-        return ""
-    low, high = difference["low"], difference["high"]
-    return f" (difference {low:+.3f} to {high:+.3f}, 95 % interval)"
-
-
-def _best(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, float, float] | None:
-    """The best arm of one section with its figure and that of the prior; None where the section is
-    judged by another figure or one of them is not defined.
-    """
-    if metric != ("mse" if "mse" in rows[0]["scorecard"]["metrics"] else "accuracy"):
-        return None
-    found = {row["name"]: row["scorecard"]["metrics"][metric]["value"] for row in rows}
-    arms = {row["name"]: found[row["name"]] for row in rows if row["role"] == "arm"}
-    if found.get("prior") is None or None in arms.values():
-        return None
-    best = (min if metric == "mse" else max)(arms, key=lambda name: arms[name])
-    return best, arms[best], found["prior"]
 
 
 def _notes(

@@ -8,74 +8,19 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from whytune.evidence.compare import LOWER_IS_BETTER
 from whytune.evidence.metrics import BINS
-from whytune.study.folder import Agreement, Answer, Contrast, Part, Row, Student
+from whytune.records import Kind
+from whytune.study.folder import Answer, Part, Student
+from whytune.study.stored import Agreement, Contrast, Record, Row
+from whytune.study.titles import METRICS, Metric
 
 SCORE_STEP = 0.05
 """Width of the bins of the score distribution; they are centred on the labels of 3, 5, 11 or 21
 points, so that no label falls on an edge."""
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """How a figure of the scorecard is read."""
-
-    name: str
-    title: str
-    meaning: str
-    main: bool
-    """Whether it stands in the page's table of scores, not in the CSV alone."""
-
-    @property
-    def better(self) -> Literal["lower", "higher"]:
-        """Which way is better."""
-        return "lower" if self.name in LOWER_IS_BETTER else "higher"
-
-    @property
-    def arrow(self) -> str:
-        """Points where better is."""
-        return "↓" if self.better == "lower" else "↑"
-
-
-METRICS = tuple(
-    Metric(main=main, name=name, title=title, meaning=meaning) for main, name, title, meaning in (
-        (True, "mse", "MSE", "mean squared error of the expected score on [0, 1]"),
-        (True, "mae", "MAE", "mean absolute error of the expected score on [0, 1]"),
-        (True, "accuracy", "Accuracy",
-         "share of answers whose most probable label is the reference; unreadable ones are wrong"),
-        (True, "macro_f1", "Macro F1", "F1 of each label, averaged with equal weight, 0 to 1"),
-        (True, "qwk", "QWK", "quadratic weighted kappa of the labels; 1 is agreement, 0 is chance"),
-        (True, "spearman", "Spearman", "rank correlation of expected score and reference, -1 to 1"),
-        (True, "kendall", "Kendall", "tau-b of expected score and reference, -1 to 1"),
-        (True, "label_nll", "Label NLL",
-         "mean negative log-probability of the reference label among all texts, in nats"),
-        (True, "brier", "Brier",
-         "squared distance of the label probabilities from the reference label, 0 to 2"),
-        (True, "rps", "RPS", "as Brier, but far labels cost more than near ones, 0 to 1"),
-        (True, "ece", "ECE",
-         f"mean gap of stated probability and share correct, over {BINS} equal-mass bins, 0 to 1"),
-        (True, "label_mass", "Label mass",
-         "mean probability that the answer is any of the labels at all, 0 to 1"),
-        (False, "balanced_accuracy", "Balanced accuracy", "share found of each label, averaged"),
-        (False, "weighted_f1", "Weighted F1", "F1 of each label, averaged by how often it occurs"),
-        (False, "mcc", "MCC", "Matthews correlation of the labels; 1 is agreement, 0 is chance"),
-        (False, "ece_uniform", "ECE (equal width)", f"as ECE, over {BINS} bins of equal width"),
-        (False, "aurc", "AURC", "mean error rate of the surest answers, over all coverages, 0 to 1"),
-        (False, "rmse", "RMSE", "root of the mean squared error, on [0, 1]"),
-        (False, "mae_steps", "MAE (steps)", "mean absolute error in steps between labels"),
-        (False, "within_one", "Within one", "share of labels at most one step from the reference"),
-        (False, "bias", "Bias", "mean of expected score less reference; 0 is best, -1 to 1"),
-        (False, "unreadable_rate", "Unreadable", "share of answers without a label"),
-    )
-)  # fmt: skip
 
 
 def metrics_of(rows: Sequence[Row]) -> list[Metric]:
@@ -118,6 +63,37 @@ def scores(rows: Sequence[Row]) -> list[Record]:
                 line[metric.name + suffix] = getattr(interval, end, None)
         lines.append(line)
     return lines
+
+
+def standing(part: Part) -> list[Record]:
+    """The figure that a section is judged by and the label loss, of every row with its interval,
+    and what raters score where that is known.
+    """
+    judged = "mse" if part.kind is Kind.ORDINAL else "accuracy"
+    titles = {metric.name: metric for metric in METRICS}
+    rows: list[Record] = []
+    for name in (judged, "label_nll"):
+        figure = f"{titles[name].title} ({titles[name].better} is better)"
+        for row in part.rows:
+            interval = row.scorecard.metrics.get(name)
+            if interval is not None and interval.value is not None:
+                rows.append({"figure": figure, "name": row.name, "role": row.role,
+                             **interval.model_dump()})  # fmt: skip
+        if part.ceiling and part.ceiling.get(name) is not None:
+            ends = {"value": part.ceiling[name], "low": part.ceiling[f"{name}_low"],
+                    "high": part.ceiling[f"{name}_high"]}  # fmt: skip
+            rows.append({"figure": figure, "name": "raters", "role": "ceiling", **ends})
+    return rows
+
+
+def by_slice(slices: Sequence[Record], arms: Sequence[str], metric: str) -> list[Record]:
+    """One figure of some arms, slice by slice; those too small to be measured are left out."""
+    return [
+        {"arm": row["name"], "cut": row["cut"], "slice": row["slice"], "value": row[metric],
+         "low": row[f"{metric}_low"], "high": row[f"{metric}_high"]}
+        for row in slices
+        if row["name"] in arms and row[metric] is not None
+    ]  # fmt: skip
 
 
 def comparisons(contrasts: Sequence[Contrast]) -> list[Record]:
