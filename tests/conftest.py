@@ -55,6 +55,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
                "final_logit_softcapping": 0.5, "attn_logit_softcapping": 50.0},
     "mistral": {"model_type": "mistral", **TINY, "sliding_window": 8},
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gpt-neox": {"model_type": "gpt_neox", **TINY},
+    # They multiply and divide their logits.
+    "cohere": {"model_type": "cohere", **TINY, "logit_scale": 0.25},
+    "granite": {"model_type": "granite", **TINY, "logits_scaling": 4.0},
     # bitsandbytes quantises in blocks of 64.
     "wide": {"model_type": "llama", **TINY, "hidden_size": 64, "intermediate_size": 128},
 }  # fmt: skip

@@ -28,6 +28,7 @@ from whytune.records import Example, Kind, Label, Outcome, Prediction, Split, Ta
 from whytune.run_folder import Cell
 from whytune.study import elsewhere, figures, grid, matrix, matrix_figure, matrix_tables
 from whytune.study.baseline_rows import baseline_folder
+from whytune.study.contrasts import DEPENDENT
 from whytune.tasks import BUILT_IN
 
 QUIET = Progress(quiet=True)
@@ -335,8 +336,9 @@ def test_settings_are_counted(found: dict[str, Any]) -> None:
         p = binomtest(wins, n).pvalue
         assert one["sentences"][0] == (
             f"why has better mean squared error than label in {wins} of {n} settings (sign test, "
-            f"p = {p:.2g}). Settings share students and examples, so that p is too small."
+            f"p = {p:.2g})."
         )
+        assert one["sentences"][-1] == DEPENDENT
     assert "in 13 of 15 settings" in found["sentences"][0]
 
 

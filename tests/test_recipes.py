@@ -46,7 +46,14 @@ QUICK = ["train.num_train_epochs=1", "seeds=[0]", "prompt.max_length=256", "pred
 
 def test_every_recipe_is_known_here() -> None:
     assert [path.stem for path in RECIPES] == sorted(
-        [*BUNDLED, *ASKING, "arms-esnli", "feedbackqa-small", "two-stage-emotion"]
+        [
+            *BUNDLED,
+            *ASKING,
+            "arms-esnli",
+            "feedbackqa-baselines",
+            "feedbackqa-small",
+            "two-stage-emotion",
+        ]
     )
 
 

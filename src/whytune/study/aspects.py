@@ -70,12 +70,14 @@ def by_slice(recipe: Recipe, material: Material, answers: Answered) -> Iterator[
 
 def of_raters(recipe: Recipe, material: Material) -> Iterator[Row]:
     """What a rater scores who is held against the others on the test part; nothing where no
-    example has two. With teachers that are models, they are the raters.
+    example has two. With teachers that are models, they are the raters. Raters who never once
+    differ did not answer apart (those of e-SNLI explain a label that stands already), so they say
+    nothing about how well people can do.
     """
     groups = {example.id: example.group for example in material.part(Split.TEST)}
     found = ceiling(material.annotations, groups, material.task,
                     draws=recipe.evidence.bootstrap, seed=0)  # fmt: skip
-    if found is not None:
+    if found is not None and found.metrics["label_agreement"].value < 1:
         yield {
             **place(material), "raters": found.raters, "examples": found.examples, "n": found.n,
             "ties": found.ties, **columns(found.metrics),

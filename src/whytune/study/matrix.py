@@ -25,6 +25,7 @@ from whytune.records import Comparison, Estimate, Kind, Prediction, Split
 from whytune.run_folder import Cell
 from whytune.study import elsewhere, figures, matrix_figure, matrix_tables
 from whytune.study.baseline_rows import baseline_folder
+from whytune.study.contrasts import DEPENDENT
 
 FIGURES = {Kind.ORDINAL: ("mse", "mae"), Kind.NOMINAL: ("accuracy", "label_nll")}
 """What is shown of a task; the first one is drawn."""
@@ -32,7 +33,6 @@ BASELINE = "zero-shot"
 PRIOR = "prior"
 MOST_DRAWN = 20_000_000
 """Draws x groups of a comparison, which are held in memory several times."""
-_DEPENDENT = "Settings share students and examples, so that p is too small."
 
 Materials = Mapping[tuple[str, str], Material]
 
@@ -211,7 +211,8 @@ def _counted(compared: Sequence[_Compared]) -> list[str]:
     pairs: dict[tuple[str, str], list[Comparison]] = {}
     for one in compared:
         pairs.setdefault((one.comparison.metric, one.comparison.arm), []).append(one.comparison)
-    return [f"{sign_sentence(own)} {_DEPENDENT}" for own in pairs.values() if len(own) > 1]
+    told = [sign_sentence(own) for own in pairs.values() if len(own) > 1]
+    return [*told, DEPENDENT] if told else []
 
 
 def _notes(settings: Mapping[str, Sequence[_Setting]]) -> Iterator[str]:

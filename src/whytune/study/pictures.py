@@ -16,6 +16,8 @@ from whytune.study.folder import Part
 from whytune.study.stored import Record, Summary
 from whytune.study.titles import METRICS
 
+FAR = 3
+"""Times the worst arm's figure beyond which a baseline is not drawn beside the arms."""
 ARMS_BY_SLICE = 3
 """Arms that the picture of slices shows; the table has all."""
 
@@ -90,17 +92,26 @@ def pictures(folder: Path, key: str, part: Part, summary: Summary) -> Iterator[P
 
 def _standing(folder: Path, key: str, part: Part) -> Picture:
     rows = tables.standing(part)
+    near = [row for row in rows if not _far(row, rows)]
     caption = (
         "Every arm and baseline with its 95 % interval. An arm is worth its training where it stands "
         "clear of the baselines."
     )
     if any(row["role"] == "ceiling" for row in rows):
         caption += " Dashed: a rater held against the other raters."
+    if far := [f"{row['name']} ({row['value']:.1f})" for row in rows if row not in near]:
+        caption += f" Too far off to be drawn: {', '.join(far)}."
     names = list(dict.fromkeys(row["name"] for row in rows if row["role"] != "ceiling"))
-    chart = figures.standing(rows, names)
+    chart = figures.standing(near, names)
     return _picture(
         folder, f"{key}--standing", "Where the arms stand", caption, rows, [("", chart)]
     )
+
+
+def _far(row: Record, rows: Sequence[Record]) -> bool:
+    """Whether a baseline is so much worse than all arms that it would push them together."""
+    arms = [r["value"] for r in rows if r["figure"] == row["figure"] and r["role"] == "arm"]
+    return row["role"] == "baseline" and bool(arms) and row["value"] > FAR * max(arms)
 
 
 def _slices(folder: Path, key: str, part: Part, slices: list[Record]) -> Picture:
