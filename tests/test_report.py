@@ -362,7 +362,7 @@ def test_page_fits_a_phone_and_asks_nobody(built: Path, scheme: Any) -> None:
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(built.as_uri())
+        page.goto(built.as_uri(), timeout=120_000)
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         width = page.evaluate("document.documentElement.scrollWidth")
         smallest = page.evaluate(

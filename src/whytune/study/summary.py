@@ -188,6 +188,12 @@ def _notes(
             yield f"{corpus}: {note}"
         for missing in not_asked(material):
             yield f"{corpus}, {task}, {missing}."
+        if recipe.evidence.calibration and material.told and material.reference == "gold":
+            yield (
+                f"{corpus}, {task}: calibrated against the teachers' verdicts, which is all that the "
+                "validation part has, and measured against people's word; where the two differ, as "
+                "a mean of raters and their majority do, calibration can make figures worse."
+            )
         for what, why in left_out(recipe, material):
             yield f"{corpus}, {task}: {what} taught in no arm ({why})."
     # Every seed reads the same conversations, cut alike; so do arms, unless one has an instruction.
