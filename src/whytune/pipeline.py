@@ -175,7 +175,7 @@ def _teach(
     recipe: Recipe, settings: Train, cell: run_folder.Cell, materials: Sequence[Material], student: "Student",
     bundles: "Sequence[Bundle]", folder: Path, show: Progress,
 ) -> "Trained":  # fmt: skip
-    from whytune.student import train
+    from whytune.student import models, train
     from whytune.student.predict import predict
 
     tasks, layout = [m.task for m in materials], run_folder.layout(cell, materials)
@@ -189,6 +189,11 @@ def _teach(
         return {m.task.name: _label_nll(answers[m.task.name], m)
                 for m in materials if answers[m.task.name]}  # fmt: skip
 
+    def keep(step: int) -> None:
+        if recipe.train.keep_adapters:
+            models.save_adapter(student, run_folder.moment_folder(folder, step),
+                                run_folder.adapter_facts(recipe, cell, materials, student))  # fmt: skip
+
     with show.work(f"{cell.id}: teaching", train.schedule(len(bundles), settings)) as advance:
         done = 0
 
@@ -199,7 +204,7 @@ def _teach(
 
         return train.train(
             student, bundles, settings, seed=cell.seed, folder=folder / "checkpoints",
-            measure=measure, advance=advance_to,
+            measure=measure, keep=keep, advance=advance_to,
         )  # fmt: skip
 
 

@@ -76,6 +76,9 @@ class Train(Settings):
     """Updates between two measurements of the label loss; without it, once an epoch."""
     eval_limit: Positive | None = None
     """Measure the curve on so many examples; without it, on all."""
+    keep_adapters: bool = False
+    """Keep the adapter as it stands at every measurement, a PEFT folder each, so that `whytune
+    analyze` can look back at how a student came to be."""
     load_best_model_at_end: bool = False
     """Keep the adapter with the lowest label loss on the validation part, not the last one."""
     early_stopping_patience: Positive | None = None

@@ -50,6 +50,17 @@ class Cell:
         return f"{self.corpus}--{self.task}--{self.arm}--s{self.seed}"
 
 
+def moment_folder(folder: Path, step: int) -> Path:
+    """Where a run keeps its adapter as it stood after an update, with `train.keep_adapters`."""
+    return folder / "along" / f"step-{step:08d}"
+
+
+def moments(folder: Path) -> dict[int, Path]:
+    """Update -> PEFT folder of the adapter as it stood then; empty where a run kept none."""
+    found = sorted((folder / "along").glob("step-*"))
+    return {int(place.name.removeprefix("step-")): place for place in found}
+
+
 def by_task(entries: Mapping[str, T]) -> T | dict[str, T]:
     """The entry itself where there is one task; of several, task -> entry."""
     return next(iter(entries.values())) if len(entries) == 1 else dict(entries)
@@ -91,8 +102,8 @@ def cell_digest(recipe: Recipe, cell: Cell, materials: Sequence[Material]) -> st
         "turns": [store.plain(example.turns) for example in materials[0].corpus.examples],
         "seed": cell.seed,
         "prompt": recipe.prompt.model_dump(mode="json"),
-        # Which tasks share a student stands above.
-        "train": recipe.train.model_dump(mode="json", exclude={"tasks"}),
+        # Which tasks share a student stands above; what is kept on the way changes no student.
+        "train": recipe.train.model_dump(mode="json", exclude={"tasks", "keep_adapters"}),
         "predict": _asking(recipe),
         **_own_way(recipe, cell, materials),
     })  # fmt: skip

@@ -92,6 +92,7 @@ def train(
     seed: int,
     folder: Path,
     measure: Callable[[], dict[str, float]],
+    keep: Callable[[int], None] = lambda step: None,
     advance: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Trained:
     """Teach a student its lessons, in place.
@@ -104,6 +105,8 @@ def train(
         folder: where checkpoints go; one that is there and whole is gone on from.
         measure: task -> mean label NLL (nats) on held-out examples, called between updates; the
             adapter with the lowest mean over the tasks is kept with `load_best_model_at_end`.
+        keep: called with the step after each measurement, before its checkpoint is written: what it
+            keeps of the student is whole wherever training goes on from.
         advance: called after each update with the step and its loss.
 
     Raises:
@@ -126,7 +129,7 @@ def train(
                  seed, folder)  # fmt: skip
     torch.manual_seed(seed)
     loop.resume()
-    loop.run(measure, advance)
+    loop.run(measure, keep, advance)
     return Trained(
         history=tuple(loop.at.history),
         updates=loop.at.step,
@@ -157,8 +160,9 @@ class _Loop:
                      * accelerator.num_processes)  # fmt: skip
 
     def run(
-        self, measure: Callable[[], dict[str, float]], advance: Callable[[int, float], None]
-    ) -> None:
+        self, measure: Callable[[], dict[str, float]], keep: Callable[[int], None],
+        advance: Callable[[int, float], None],
+    ) -> None:  # fmt: skip
         every = self.settings.eval_steps or max(1, round(len(self.bundles) / self.size))
         patience = self.settings.early_stopping_patience
         if self.at.step == 0:
@@ -170,6 +174,7 @@ class _Loop:
             advance(self.at.step, loss)
             if self.at.step % every == 0 or self.at.step == self.total:
                 self._measure(measure)
+                keep(self.at.step)
                 self._save()
         if self.settings.load_best_model_at_end and self.best_adapter:
             set_peft_model_state_dict(self.student.adapted, self.best_adapter)
