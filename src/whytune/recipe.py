@@ -78,6 +78,22 @@ class Evidence(Settings):
         return encoder
 
 
+class Inside(Settings):
+    """How much of students' inside is read (`whytune analyze`)."""
+
+    examples: Positive = 200
+    """Test examples that each student is read on, block by block; of fewer, all."""
+    explanation: bool = False
+    """Read every token of the explanations that students write, too; they must be written for it,
+    which takes longer than all the rest."""
+    along: Count = 0
+    """Test examples that are read at every adapter that was kept while a student was taught
+    (`train.keep_adapters`); 0: none."""
+    norm: Literal["final", "none"] = "final"
+    """`final`: blocks are read through the model's final norm, as its own output is. `none`: without
+    it, as Ecco reads them; a historical contrast, not what the model would say."""
+
+
 class Generator(Settings):
     """A student that is taught to say why a given label is right, and then explains others' labels
     (arXiv 2507.00214, stage one)."""
@@ -129,6 +145,9 @@ class Recipe(Settings):
     matrix: bool = False
     """Measure every student on the test part of every corpus that has answers to its task, also of
     corpora that teach nothing (golden sets), which are then allowed."""
+    inside: Inside | None = None
+    """Look inside every student at the end: entropy and token rank by block, weight changes, in the
+    tables and figures of the page; `{}` with the usual settings."""
     teachers: dict[FolderName, TeacherSpec] = {}
     """Name -> who is asked about every example. Without any, what came with the corpora is
     merged; with some, their replies alone, and a `recorded` one brings those of the corpus."""

@@ -201,6 +201,35 @@ def write_predictions(
     write_bytes(path, buffer.getvalue().to_pybytes())
 
 
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], mark: str) -> None:
+    """Flat rows as Parquet, with a mark that tells what they were computed from."""
+    table = pa.Table.from_pylist(list(rows)).replace_schema_metadata({"mark": mark})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    write_bytes(path, buffer.getvalue().to_pybytes())
+
+
+def read_mark(path: Path) -> str | None:
+    """The mark of what `write_table` wrote; None where there is no such file, or no whole one."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return metadata.get(b"mark", b"").decode() or None
+
+
+def read_table(path: Path) -> pa.Table:
+    """What `write_table` wrote.
+
+    Raises:
+        FolderError: the file is not there or not whole.
+    """
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise FolderError(f"{path}: cannot be read ({error}); delete it and run again") from None
+
+
 def _labels_of(task: str, labels: list[str] | dict[str, list[str]]) -> list[str]:
     return labels[task] if isinstance(labels, dict) else labels
 

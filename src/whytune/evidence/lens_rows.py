@@ -15,6 +15,7 @@ def by_block(readings: Sequence[Reading]) -> Iterator[Row]:
     Entropies and `kl` in nats, probabilities 0 to 1, `log_prob`s of whole labels in nats among all
     texts; `rank` and `ties` are those of a label's first token. `predicted` is the label that the
     student says in the end, so that a block can be far from it. None where no gold label is known.
+    `log_probs` and `ranks` hold the same of every label, in the order of the task.
     """
     for reading in readings:
         found, entropies = reading.labels, reading.label_entropy
@@ -29,7 +30,9 @@ def by_block(readings: Sequence[Reading]) -> Iterator[Row]:
             }  # fmt: skip
             for role, label in chosen.items():
                 row |= {role: label, **_of_label(reading, block, label, role)}
-            yield row
+            firsts = [reading.firsts[label] for label in reading.task.label_names]
+            yield row | {"log_probs": reading.log_probs[block].tolist(),
+                         "ranks": found.ranks[block, 0, firsts].tolist()}  # fmt: skip
 
 
 def by_token(readings: Sequence[Reading]) -> Iterator[Row]:

@@ -73,10 +73,7 @@ def contrasts(
             metrics=metrics, draws=recipe.evidence.bootstrap, seed=0,
         )  # fmt: skip
 
-    plain = [name for name, arm in recipe.arms.items() if arm.explanation == "none"]
-    base = (plain or list(recipe.arms))[0]
-    pairs = [(base, arm) for arm in recipe.arms if arm != base]
-    for one, arm in dict.fromkeys([*pairs, *_controls(recipe.arms)]):
+    for one, arm in pairs(recipe.arms):
         for found in against(one, answers[one], arm, answers[arm]):
             yield Contrast(Family.ARMS, material, found, learned[arm])
     judged = ("mse" if material.task.kind is Kind.ORDINAL else "accuracy",)
@@ -87,6 +84,16 @@ def contrasts(
     for arm, own in calibrated.items():
         for found in against(arm, answers[arm], calibrated_name(arm), own, CALIBRATED):
             yield Contrast(Family.CALIBRATION, material, found)
+
+
+def pairs(arms: Mapping[str, Arm]) -> list[tuple[str, str]]:
+    """(base, arm): every arm beside the first one without explanation (or the first one), and every
+    control beside the arm that it stands for.
+    """
+    plain = [name for name, arm in arms.items() if arm.explanation == "none"]
+    base = (plain or list(arms))[0]
+    first = [(base, arm) for arm in arms if arm != base]
+    return list(dict.fromkeys([*first, *_controls(arms)]))
 
 
 def calibrated_name(arm: str) -> str:

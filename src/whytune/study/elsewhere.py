@@ -85,7 +85,8 @@ def answer(
 
     base = models.load(models.find(recipe.model, log=show.say), recipe.prompt, recipe.train)
     for cell, parts in missing.items():
-        with _attached(recipe, cell, base, folder) as student:
+        adapter = folder / "runs" / cell.id / "adapter"
+        with attached(recipe, cell.arm, base, adapter) as student:
             for part in parts:
                 _ask(recipe, part, student, folder, show)
 
@@ -131,14 +132,24 @@ def _digest(part: _Part, folder: Path) -> str:
 
 
 @contextmanager
-def _attached(recipe: Recipe, cell: Cell, base: "Student", folder: Path) -> "Iterator[Student]":
-    """A student of a study until the block ends, which leaves the base as it was."""
+def attached(recipe: Recipe, arm: str, base: "Student", adapter: Path) -> "Iterator[Student]":
+    """A student of a study, as it is asked, until the block ends, which leaves the base as it was.
+
+    Args:
+        recipe: of the study.
+        arm: of the student.
+        base: as `models.load` gives it.
+        adapter: a PEFT folder; whytune's own say which base they were taught on.
+
+    Raises:
+        ModelError: another base than that one, or no adapter that fits on it.
+    """
     from transformers import PreTrainedModel
 
     from whytune.student import models
 
-    adapter = folder / "runs" / cell.id / "adapter"
-    if store.read_json(adapter / "whytune.json")["base_digest"] != base.base.digest:
+    facts = adapter / "whytune.json"
+    if facts.exists() and store.read_json(facts)["base_digest"] != base.base.digest:
         raise ModelError(
             f"{adapter}: was taught on other weights of {recipe.model}; get those, or run the "
             "study anew in another folder"
@@ -149,7 +160,7 @@ def _attached(recipe: Recipe, cell: Cell, base: "Student", folder: Path) -> "Ite
     outputs, config = model.get_output_embeddings(), dict(vars(model.config))
     student = models.attach(base, adapter)
     try:
-        yield taught.prompted(student, recipe, cell.arm, asked=True)
+        yield taught.prompted(student, recipe, arm, asked=True)
     finally:
         student.adapted.unload()
         model.set_output_embeddings(outputs)
