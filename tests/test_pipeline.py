@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from scipy.stats import entropy
 
-from whytune import pipeline, recipe_file, run_folder, store
+from whytune import cell_state, pipeline, recipe_file, run_folder, store
 from whytune.errors import EncodingError, FolderError, ModelError, RecipeError
 from whytune.material import Material, gather
 from whytune.progress import Advance, Progress
@@ -73,7 +73,7 @@ def facts(folder: Path) -> dict[str, Any]:
 def test_a_run_writes_its_folder_and_cleans_up(runs: dict[str, Path]) -> None:
     for folder in runs.values():
         assert {path.name for path in folder.iterdir()} == {
-            "adapter", "examples.json", "history.jsonl", "predictions.parquet", "recipe.yaml",
+            "adapter", "examples.json", "fingerprints.json", "history.jsonl", "predictions.parquet", "recipe.yaml",
             "run.json", "scorecard.json",
         }  # fmt: skip
         assert {path.name for path in (folder / "adapter").iterdir()} >= {
@@ -227,8 +227,8 @@ def assert_close(one: Any, two: Any) -> None:
 def test_a_finished_run_is_known_as_finished(
     runs: dict[str, Path], recipe: Recipe, material: Material, tmp_path: Path
 ) -> None:
-    assert run_folder.finished(recipe, cell("why"), [material], runs["why"])
-    assert not run_folder.finished(recipe, cell("why"), [material], tmp_path)
+    assert cell_state.finished(recipe, cell("why"), [material], runs["why"])
+    assert not cell_state.finished(recipe, cell("why"), [material], tmp_path)
     started = tmp_path / "started"
     store.write_json(started / "run.json", {"state": "started"})
     with pytest.raises(FolderError, match="not finished"):
@@ -248,7 +248,7 @@ def test_a_folder_of_another_recipe_is_refused(
     group: str, settings: dict[str, Any], runs: dict[str, Path], recipe: Recipe, material: Material
 ) -> None:
     with pytest.raises(FolderError, match="another recipe"):
-        run_folder.finished(
+        cell_state.finished(
             changed(recipe, group, **settings), cell("why"), [material], runs["why"]
         )
 
@@ -258,14 +258,14 @@ def test_a_folder_of_another_student_or_other_data_is_refused(
 ) -> None:
     for other in (cell("label"), cell("why", seed=1)):
         with pytest.raises(FolderError, match="another recipe"):
-            run_folder.finished(recipe, other, [material], runs["why"])
+            cell_state.finished(recipe, other, [material], runs["why"])
     first, *rest = material.told
     verdict = replace(first.verdict, assessment="x")
     explained = replace(material, told=(replace(first, verdict=verdict), *rest))
     held_out = replace(material, references=dict(list(material.references.items())[1:]))
     for elsewhere in (explained, held_out):
         with pytest.raises(FolderError, match="other data"):
-            run_folder.finished(recipe, cell("why"), [elsewhere], runs["why"])
+            cell_state.finished(recipe, cell("why"), [elsewhere], runs["why"])
 
 
 def test_what_does_not_change_a_student_keeps_its_folder(
@@ -276,7 +276,7 @@ def test_what_does_not_change_a_student_keeps_its_folder(
         changed(recipe, "evidence", bootstrap=200),
         recipe.model_copy(update={"name": "renamed", "seeds": [0, 1, 2]}),
     ):
-        assert run_folder.finished(same, cell("why"), [material], runs["why"])
+        assert cell_state.finished(same, cell("why"), [material], runs["why"])
 
 
 class Stopping(Progress):
@@ -312,11 +312,11 @@ def test_an_interrupted_run_goes_on_and_ends_where_a_whole_one_ends(
         )  # fmt: skip
     assert begun == [False], "once, and before anything is written"
     assert facts(folder)["state"] == "started"
-    assert not run_folder.finished(recipe, cell("why"), [material], folder)
+    assert not cell_state.finished(recipe, cell("why"), [material], folder)
     assert (folder / "checkpoints").is_dir() == (at > 2)
     pipeline.run(recipe, cell("why"), [material], folder, QUIET)
     whole = runs["why"]
-    assert run_folder.finished(recipe, cell("why"), [material], folder)
+    assert cell_state.finished(recipe, cell("why"), [material], folder)
     for name in ("history.jsonl", "predictions.parquet", "scorecard.json", "examples.json",
                  "adapter/adapter_model.safetensors", "adapter/whytune.json"):  # fmt: skip
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name

@@ -76,14 +76,21 @@ def demo(
 def study(
     recipe: options.RecipePath,
     out: options.Out = None,
+    dry_run: options.DryStudy = False,
+    on: options.OnNodes = None,
     overrides: options.Overrides = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Run a recipe's grid (corpora x tasks x arms x seeds); goes on where it stopped."""
+    from whytune.study import dry_run as dry_runs
     from whytune.study import grid
 
     plan = recipe_file.load(recipe, overrides or ())
-    shown.study(grid.study(plan, out or _default_folder(plan), Progress()), as_json)
+    if dry_run:
+        found = dry_runs.plan(plan, out or _default_folder(plan), Progress())
+        shown.dry_run(found, as_json)
+        return
+    shown.study(grid.study(plan, out or _default_folder(plan), Progress(), on), as_json)
 
 
 @app.command()
@@ -265,6 +272,34 @@ def compare(
         shown.line(f"page: {page}")
     if as_json:
         shown.json_line(comparing.facts(found))
+
+
+@app.command()
+def analyze(
+    folders: options.Analyzed,
+    recipe: options.AskedBy = None,
+    examples: options.ReadOn = None,
+    explanation: options.ReadExplanation = False,
+    along: options.ReadAlong = None,
+    norm: options.ReadNorm = None,
+    weights_only: options.WeightsOnly = False,
+    out: options.InsideOut = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Look inside students: entropy and token rank by block, weight changes by projection."""
+    from whytune.study import inside
+
+    asked = {"examples": examples, "explanation": explanation or None, "along": along, "norm": norm}
+    found = inside.analyze(
+        folders, {name: value for name, value in asked.items() if value is not None},
+        out or inside.default_folder(folders), Progress(),
+        recipe=recipe_file.load(recipe) if recipe else None, answers=not weights_only,
+    )  # fmt: skip
+    for line in [*found["sentences"], *found["notes"]]:
+        shown.line(line)
+    shown.line(f"page: {found['page']}")
+    if as_json:
+        shown.json_line(found)
 
 
 @app.command()

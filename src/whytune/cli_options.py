@@ -15,6 +15,13 @@ class Resume(StrEnum):
     REQUIRE = "require"
 
 
+class Norm(StrEnum):
+    """Through what the lens reads a block."""
+
+    FINAL = "final"
+    NONE = "none"
+
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")]
 Study = Annotated[Path, typer.Argument(metavar="DIR", help="A study folder.")]
@@ -53,6 +60,10 @@ Force = Annotated[bool, typer.Option("--force", help="Write over a recipe.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show a prompt, calls, tokens and cost; send nothing.")
 ]
+DryStudy = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show cells, tokens, hours and memory; run nothing."),
+]
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="The first N examples of each corpus.")
 ]
@@ -71,6 +82,10 @@ OnCluster = Annotated[
     str | None,
     typer.Option("--on", metavar="ray[://ADDRESS]", help="Ask from all nodes of a Ray cluster."),
 ]
+OnNodes = Annotated[
+    str | None,
+    typer.Option("--on", metavar="ray[://ADDRESS]", help="Teach on all nodes of a Ray cluster."),
+]
 Examples = Annotated[
     bool, typer.Option(help="Show test examples; leave them out to publish the page.")
 ]
@@ -81,5 +96,29 @@ Base = Annotated[
 Metrics = Annotated[
     list[str] | None,
     typer.Option("--metric", metavar="NAME", help="A figure to compare; repeatable."),
+]
+Analyzed = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN [RUN]", help="A study, one or two runs, or PEFT folders."),
+]
+AskedBy = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="What adapters that were trained elsewhere are asked."),
+]
+ReadOn = Annotated[int | None, typer.Option(min=1, metavar="N", help="The first N test examples.")]
+ReadExplanation = Annotated[
+    bool, typer.Option("--explanation", help="Every token of the explanations, too.")
+]
+ReadAlong = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="N examples at every adapter kept while training."),
+]
+ReadNorm = Annotated[Norm | None, typer.Option(help="none: without the final norm, as Ecco reads.")]
+WeightsOnly = Annotated[
+    bool, typer.Option("--weights-only", help="Ask nothing; no model is loaded.")
+]
+InsideOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder to write to (default: the study, or inside/NAME)."),
 ]
 Draws = Annotated[int, typer.Option(min=100, help="For intervals and permutation tests.")]

@@ -175,7 +175,7 @@ def fingerprint(recipe: Recipe, settings: Generator, lessons: Lessons) -> str:
                   for one in getattr(lessons, part)] for part in ("training", "held_out")},
         "seed": settings.seed,
         "prompt": recipe.prompt.model_dump(mode="json"),
-        "train": settings.train.model_dump(mode="json", exclude={"tasks", "keep_adapters"}),
+        "train": settings.train.effective(),
     })  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whytune import recipe_file, run_folder, store, taught
+from whytune import cell_state, recipe_file, run_folder, store, taught
 from whytune.errors import FolderError, MissingExtraError, ModelError, RecipeError
 from whytune.material import Material, conversations, gather, together
 from whytune.progress import Progress
@@ -101,6 +101,7 @@ def run(
     student = models.adapt(student, recipe.train, cell.seed, labels)
     begin()
     store.write_text(folder / "recipe.yaml", dump(recipe))
+    store.write_json(folder / cell_state.FINGERPRINTS, cell_state.fingerprints(cell, materials))
     store.write_json(folder / "run.json", facts)
     facts["adapter_init"] = models.fingerprint(student)
     with clock.stage("train"):

@@ -1,6 +1,6 @@
 """The knobs of a student: what it reads, how it is trained, how it is asked."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,7 @@ from whytune.settings import Count, Either, Fraction, Positive, Settings, refuse
 
 Attention = Literal["auto", "split", "masked", "flex", "separate"]
 """Ways to compute a bundle."""
+Tracker = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
 class Prompting(Settings):
@@ -79,6 +80,9 @@ class Train(Settings):
     keep_adapters: bool = False
     """Keep the adapter as it stands at every measurement, a PEFT folder each, so that `whytune
     analyze` can look back at how a student came to be."""
+    report_to: list[Tracker] = []
+    """Trackers that are told loss, learning rate and measurements while a student learns, beside
+    `history.jsonl`; their packages are installed apart. Local ones write into the run's folder."""
     load_best_model_at_end: bool = False
     """Keep the adapter with the lowest label loss on the validation part, not the last one."""
     early_stopping_patience: Positive | None = None
@@ -90,6 +94,12 @@ class Train(Settings):
             refuse(["found layers_to_transform with target_modules all-linear, which means every "
                     "block; name the projections"])  # fmt: skip
         return self
+
+    def effective(self) -> dict[str, Any]:
+        """The knobs that change a student, as JSON says them: without what is kept or told on the
+        way, and without which tasks share a student, which its lessons say.
+        """
+        return self.model_dump(mode="json", exclude={"tasks", "keep_adapters", "report_to"})
 
 
 class Predict(Settings):

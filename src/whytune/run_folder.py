@@ -67,7 +67,7 @@ def by_task(entries: Mapping[str, T]) -> T | dict[str, T]:
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
-    """Make a folder that of a recipe; what is in it is checked run by run, by `finished`.
+    """Make a folder that of a recipe; what is in it is checked run by run, by `cell_state`.
 
     Raises:
         FolderError: it holds something else, or cannot be written.
@@ -102,14 +102,13 @@ def cell_digest(recipe: Recipe, cell: Cell, materials: Sequence[Material]) -> st
         "turns": [store.plain(example.turns) for example in materials[0].corpus.examples],
         "seed": cell.seed,
         "prompt": recipe.prompt.model_dump(mode="json"),
-        # Which tasks share a student stands above; what is kept on the way changes no student.
-        "train": recipe.train.model_dump(mode="json", exclude={"tasks", "keep_adapters"}),
-        "predict": _asking(recipe),
+        "train": recipe.train.effective(),
+        "predict": asking(recipe),
         **_own_way(recipe, cell, materials),
     })  # fmt: skip
 
 
-def _asking(recipe: Recipe) -> dict[str, Any]:
+def asking(recipe: Recipe) -> dict[str, Any]:
     """How answers are asked for, without what does not change them."""
     unused = {"samples", "temperature"} if recipe.predict.samples == 1 else set()
     return recipe.predict.model_dump(mode="json", exclude={"per_device_eval_batch_size", *unused})
@@ -124,23 +123,6 @@ def _own_way(recipe: Recipe, cell: Cell, materials: Sequence[Material]) -> dict[
     matched = {knob: cell_digest(recipe, replace(cell, arm=other), materials)
                for knob, other in arm.matched.items()}  # fmt: skip
     return {"arm": {**own, **matched}} if own else {}
-
-
-def finished(recipe: Recipe, cell: Cell, materials: Sequence[Material], folder: Path) -> bool:
-    """Whether this very cell stands complete in `folder`.
-
-    Raises:
-        FolderError: the folder is of another recipe or other data.
-    """
-    if not (folder / "run.json").exists():
-        return False
-    facts = store.read_json(folder / "run.json")
-    if facts.get("digest") != cell_digest(recipe, cell, materials):
-        raise FolderError(
-            f"{folder}: made by another recipe or from other data; choose another --out, or "
-            "delete the folder"
-        )
-    return bool(facts.get("state") == "finished")
 
 
 def record(

@@ -208,14 +208,48 @@ def arms(found: Any) -> None:
         )  # fmt: skip
     line(table)
     if found.unwritten:
-        line(f"{found.unwritten} reasons are not written yet (`whytune explain`); they count as long "
-             "as the generator may write")  # fmt: skip
+        line(_unwritten(found.unwritten))
     line(f"all of them, {found.seeds} seed(s): about {_duration(found.seconds)}, from a few timed "
          "conversations; without explaining examples and baselines")  # fmt: skip
 
 
+def dry_run(found: Any, as_json: bool) -> None:
+    """What a study would do (`dry_run.DryRun`), a line each cell."""
+    for row in found.rows:
+        at = f" from update {row.step}" if row.step else ""
+        line(f"{row.id}: {row.state}{at}; {row.lessons:,} lessons, {row.tokens:,} tokens, "
+             f"{row.updates:,} updates, about {_duration(row.seconds)}, {_memory(row.memory)}")  # fmt: skip
+        for change in row.changes:
+            line(f"  {change}")
+    totals = found.totals
+    counts = ", ".join(f"{count} {state}" for state, count in found.states.items() if count)
+    line(f"{len(found.rows)} cells: {counts}; nothing was run")
+    if any(row.changes for row in found.rows):
+        line("changed runs are not made anew: choose another --out, or delete their folders")
+    if found.unwritten:
+        line(_unwritten(found.unwritten))
+    line(f"all of them: {totals['lessons']:,} lessons, {totals['tokens']:,} tokens, about "
+         f"{_duration(totals['seconds'])}, {_memory(totals['memory'])} at most; left: "
+         f"{totals['tokens_left']:,} tokens, about {_duration(totals['seconds_left'])}, from a few "
+         "timed conversations; without explaining examples and baselines")  # fmt: skip
+    if as_json:
+        json_line({"cells": found.rows, "states": found.states, "totals": totals,
+                   "unwritten": found.unwritten})  # fmt: skip
+
+
+def _unwritten(count: int) -> str:
+    return (f"{count} reasons are not written yet (`whytune explain`); they count as long as the "
+            "generator may write")  # fmt: skip
+
+
+def _memory(count: float) -> str:
+    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def cards(name: str, cards: dict[str, Any]) -> None:

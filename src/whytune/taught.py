@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whytune import run_folder, store
+from whytune import cell_state, store
 from whytune.errors import RecipeError
 from whytune.material import Material, conversations, together
 from whytune.recipe import Recipe
@@ -161,7 +161,7 @@ def _label_share(
     """The share of label tokens in the gradient's norm of the arm that is matched."""
     theirs = replace(cell, arm=other)
     place = folder.parent / theirs.id
-    if not run_folder.finished(recipe, theirs, materials, place):
+    if not cell_state.finished(recipe, theirs, materials, place):
         raise RecipeError(
             f"arms.{cell.arm}.gradient_of: {other} is not taught yet ({place}), and its gradient is "
             f"measured while it is; teach it first: `whytune train RECIPE --arm {other}`"

@@ -100,6 +100,44 @@ def flops(student: Student, bundles: Sequence[Bundle]) -> int:
     return round(counted * sum(map(len, bundles)) / tokens)
 
 
+def memory(student: Student, bundles: Sequence[Bundle], size: int) -> int:
+    """Bytes that an update holds at most: weights and buffers as they are stored, of what is trained
+    a gradient and AdamW's two moments, and what the longest pass forward keeps for its way back.
+
+    What a pass keeps is counted on the first `size` bundles and scaled by tokens. Not in it: what
+    an operation needs while it runs, what the allocator holds in reserve, and Python with its
+    libraries.
+
+    Args:
+        student: with a trainable adapter.
+        bundles: all that it is taught.
+        size: bundles in one forward pass.
+    """
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    _try_out(student, bundles[0])
+    training = student.model.training
+    student.model.train()  # dropout and recomputed activations are part of it
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = weighted_nll(student, bundles[:size])
+    finally:
+        student.model.train(training)
+    held = [*student.model.parameters(), *student.model.buffers()]
+    for tensor in held:
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    del losses  # what it kept could not move until here
+    lengths = sorted(map(len, bundles), reverse=True)
+    passing = sum(kept.values()) * sum(lengths[:size]) / sum(map(len, bundles[:size]))
+    trained = sum(p.numel() * p.element_size() for p in _trainable(student))
+    return round(sum(t.numel() * t.element_size() for t in held) + 3 * trained + passing)
+
+
 def _like(counted: Any) -> Callable[..., int]:
     """The formula of an operation that torch counts."""
 
@@ -131,12 +169,17 @@ def _still(student: Student, bundle: Bundle) -> Iterator[Student]:
     training = student.model.training
     student.model.eval()
     try:
-        if student.shares is None:  # its first pass tries out whether and how it shares prefixes
-            with torch.no_grad():
-                token_nll(student, [bundle])
+        _try_out(student, bundle)
         yield replace(student, attention="split") if student.attention == "flex" else student
     finally:
         student.model.train(training)
+
+
+def _try_out(student: Student, bundle: Bundle) -> None:
+    """Let its first pass be over, which tries out whether and how it shares prefixes."""
+    if student.shares is None:
+        with torch.no_grad():
+            token_nll(student, [bundle])
 
 
 def _trainable(student: Student) -> list[Parameter]:

@@ -4,14 +4,10 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from whytune.study.figures import DASHES, INK, PALETTE, PANEL, REFERENCE, WIDTH, Chart
+from whytune.study.figures import DASHES, INK, PALETTE, PANEL, REFERENCE, WIDTH, Chart, inline_rows
 from whytune.study.stored import Record
 
 _HEIGHT = 150
-
-
-def _rows(rows: Sequence[Record]) -> alt.InlineData:
-    return alt.InlineData(values=list(rows))
 
 
 def _percent(ticks: int = 4) -> alt.Axis:
@@ -22,10 +18,10 @@ def scores(rows: Sequence[Record]) -> Chart:
     """Ordinal: scores taught as bars, scores measured against as an outline."""
     x = alt.X("score:Q", title="Score", scale=alt.Scale(domain=[-0.04, 1.04], nice=False),
               axis=alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", grid=False))  # fmt: skip
-    base = alt.Chart(_rows(rows)).encode(x=x)
+    base = alt.Chart(inline_rows(rows)).encode(x=x)
     bars = base.mark_bar(size=9, color=REFERENCE, opacity=0.7)
     # A point at zero would say no more than an absent bar does.
-    seen = alt.Chart(_rows([row for row in rows if row["measured"]])).encode(x=x)
+    seen = alt.Chart(inline_rows([row for row in rows if row["measured"]])).encode(x=x)
     points = seen.mark_point(filled=True, size=40, opacity=1, color=PALETTE[0])
     return alt.layer(
         bars.encode(y=alt.Y("taught:Q", title="Share", axis=_percent())),
@@ -36,7 +32,7 @@ def scores(rows: Sequence[Record]) -> Chart:
 def labels(rows: Sequence[Record], order: Sequence[str]) -> Chart:
     """Nominal: labels taught as bars, labels measured against as points."""
     side = alt.Axis(domain=False, ticks=False)
-    base = alt.Chart(_rows(rows)).encode(
+    base = alt.Chart(inline_rows(rows)).encode(
         y=alt.Y("label:N", title=None, sort=list(order), axis=side)
     )
     bars = base.mark_bar(color=REFERENCE, opacity=0.7, height=12)
@@ -52,7 +48,7 @@ def lengths(rows: Sequence[Record], limit: int | None) -> Chart:
     bars = _bars(rows).encode(y=alt.Y("n:Q", title="Texts", axis=alt.Axis(tickCount=4)))
     layers = [bars]
     if limit is not None:
-        line = alt.Chart(_rows([{"limit": limit}]))
+        line = alt.Chart(inline_rows([{"limit": limit}]))
         layers.append(line.mark_rule(color=INK, strokeDash=[4, 3]).encode(x="limit:Q"))
     return alt.layer(*layers).properties(width=WIDTH, height=_HEIGHT)
 
@@ -66,13 +62,13 @@ def lengths_by_arm(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
         _bars(None).encode(y=alt.Y("share:Q", title="Share", axis=_percent(3)))
     ).properties(width=PANEL, height=84)
     facet = alt.Facet("arm:N", title=None, sort=list(arms))
-    panels: Chart = bars.facet(facet, data=_rows(rows), columns=2, spacing=14)
+    panels: Chart = bars.facet(facet, data=inline_rows(rows), columns=2, spacing=14)
     apart: Chart = panels.resolve_axis(x="independent")
     return apart
 
 
 def _bars(rows: Sequence[Record] | None) -> alt.Chart:
-    chart = alt.Chart() if rows is None else alt.Chart(_rows(rows))
+    chart = alt.Chart() if rows is None else alt.Chart(inline_rows(rows))
     axis = alt.Axis(grid=False, tickCount=5)
     scale = alt.Scale(zero=True, nice=True)
     x = alt.X("start:Q", bin="binned", title="Tokens", axis=axis, scale=scale)
@@ -94,7 +90,7 @@ def positions(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
     x = alt.X("position:Q", title="Word of the explanation", axis=alt.Axis(grid=False, tickCount=6),
               scale=alt.Scale(zero=False, nice=False))  # fmt: skip
     y = alt.Y("share:Q", title="No stopword", axis=_percent(5), scale=alt.Scale(domain=[0, 1]))
-    line = alt.Chart(_rows(rows)).mark_line(strokeWidth=1.8)
+    line = alt.Chart(inline_rows(rows)).mark_line(strokeWidth=1.8)
     return alt.layer(line.encode(x=x, y=y, color=colour, strokeDash=dash)).properties(
         width=WIDTH, height=_HEIGHT
     )
@@ -105,7 +101,7 @@ def beginnings(rows: Sequence[Record], title: str) -> Chart:
     # As wide for every arm, so that drawings beside each other have one scale.
     side = alt.Axis(domain=False, ticks=False, minExtent=80, maxExtent=80)
     order = [row["word"] for row in rows]
-    bars = alt.Chart(_rows(rows)).mark_bar(color=PALETTE[0], opacity=0.85, height=10)
+    bars = alt.Chart(inline_rows(rows)).mark_bar(color=PALETTE[0], opacity=0.85, height=10)
     y = alt.Y("word:N", title=None, sort=order, axis=side)
     x = alt.X("share:Q", title="Explanations that hold it", axis=_percent())
     return alt.layer(bars.encode(x=x, y=y)).properties(

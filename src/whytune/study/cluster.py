@@ -15,22 +15,19 @@ by each actor, which then takes a GPU where the cluster has any.
 """
 
 import json
-import logging
-import os
-import re
-import socket
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from whytune import asking, errors
 from whytune.asking import Asked, Resume
-from whytune.errors import InputError, MissingExtraError, RecipeError, WhytuneError, WorkError
+from whytune.errors import RecipeError, WhytuneError, WorkError
 from whytune.progress import Progress
 from whytune.recipe import Recipe
 from whytune.recipe_teachers import TeacherSpec
+from whytune.study import ray_connection
 from whytune.study.shards import Asker, Shard, Told, count, cut
 from whytune.teaching import ensemble, journal_join
 from whytune.teaching.annotate import Account, concurrency
@@ -38,8 +35,6 @@ from whytune.teaching.journal_writer import JournalWriter
 from whytune.teaching.questions import Divisible
 from whytune.teaching.requests import Spent
 
-_REACHED = 10.0
-"""Seconds until a cluster's head must answer."""
 _NOTHING = Spent(attempts=0, tokens_in=0, tokens_out=0, cost=0.0, unpriced=0)
 
 
@@ -52,11 +47,8 @@ def ask(
     Args:
         recipe: as there; functions (`api: python`) cannot be asked from other processes.
         show: how many shards are done.
-        on: `ray`: the cluster that runs on this machine, or else one of its own until the end;
-            `ray://HOST:PORT`: the cluster whose head is there (as `ray start` says, most often
-            port 6379), of which this machine must be a node: Ray Data does not work through Ray
-            Client. Where a cluster asks for a token, Ray wants RAY_AUTH_MODE=token in the
-            environment. Where the process is connected to a cluster already, that one.
+        on: which cluster, as `ray_connection.check` says; Ray Data does not work through Ray
+            Client.
         limit: as there.
         budget: as there.
         resume: as there.
@@ -70,8 +62,9 @@ def ask(
             was asked is in the shards' journals, and the next call begins by joining them.
     """
     path = asking.check(recipe, budget, resume)
-    _check(recipe, on)
-    with _connected(on) as ray, JournalWriter(path.absolute()) as journal:
+    ray_connection.check(on)
+    _check(recipe)
+    with ray_connection.connected(on) as ray, JournalWriter(path.absolute()) as journal:
         journal_join.gather(journal, patience=asking.PATIENCE)
         corpora = asking.abouts(recipe, limit)
         actors, gpus = crew(recipe, ray.nodes())
@@ -85,9 +78,7 @@ def ask(
         return found + work.stage("explaining", then)
 
 
-def _check(recipe: Recipe, on: str) -> None:
-    if not re.fullmatch(r"ray(://[^/:]+:\d{1,5})?", on):
-        raise InputError(f"--on {on}: expected ray, or ray://HOST:PORT; correct it")
+def _check(recipe: Recipe) -> None:
     functions = [name for name, spec in recipe.teachers.items() if spec.api == "python"]
     if functions:
         raise RecipeError(
@@ -232,44 +223,3 @@ class _Actor:
         except WhytuneError as error:
             told = {"fault": type(error).__name__, "message": str(error)}
         return {"shard": [place], "told": [json.dumps(told)]}
-
-
-@contextmanager
-def _connected(on: str) -> Iterator[Any]:
-    """Ray, connected; where it was not before, until the block ends."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # What matters is raised; the rest is in Ray's own log files.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{error.name} is not installed; --on {on} needs it: pip install 'whytune[cluster]'"
-        ) from None
-    own = not ray.is_initialized()
-    if own:
-        _connect(ray, on)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    try:
-        yield ray
-    finally:
-        if own:
-            ray.shutdown()
-
-
-def _connect(ray: Any, on: str) -> None:
-    address = on.removeprefix("ray").removeprefix("://") or None
-    try:
-        if address is not None:
-            # Ray itself would try for minutes.
-            host, port = address.split(":")
-            socket.create_connection((host, int(port)), timeout=_REACHED).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WorkError(
-            f"--on {on}: Ray cannot be reached ({error}); expected a running cluster with this "
-            "machine as a node, or room to start one; see that it is there, and run again"
-        ) from error

@@ -23,23 +23,28 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross")
 REFERENCE = "#9aa0a6"
+DARK, LIGHT = "#1b2a35", "white"
+"""Numbers on light and on dark cells."""
 CELLS = ("#e6eef4", "#7fb0d0", "#0072B2", "#003a5c")
 WIDTH = 290
 PANEL = 136
 MOST_WRITTEN_CELLS = 8
 """Labels up to which the numbers of a confusion matrix fit into its cells."""
 
+_DESCRIBED = re.compile(r'<(\w+) aria-label="([^"]*)" role="graphics-symbol"[^>]*?( d="[^>]*?)/>')
+"""A mark with a description: a browser shows only a title where the pointer rests."""
 _TEXT = {"labelColor": INK, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11.5,
          "titleFontWeight": "normal"}  # fmt: skip
 THEME: dict[str, Any] = {
     "background": None,
     "font": "sans-serif",
-    "aria": False,
+    # Only marks that say so are described; their descriptions become hover texts.
+    "mark": {"aria": False},
     "padding": 8,
     "view": {"stroke": None},
     "axis": {**_TEXT, "gridColor": INK, "gridOpacity": 0.18, "domainColor": INK,
-             "tickColor": INK, "tickSize": 4, "titlePadding": 8, "labelLimit": 110},
-    "legend": {**_TEXT, "title": None, "orient": "top", "direction": "horizontal",
+             "aria": False, "tickColor": INK, "tickSize": 4, "titlePadding": 8, "labelLimit": 110},
+    "legend": {**_TEXT, "aria": False, "title": None, "orient": "top", "direction": "horizontal",
                "labelLimit": 240, "columnPadding": 14, "offset": 8, "symbolSize": 50,
                "symbolOpacity": 1, "symbolStrokeWidth": 0},
     "header": {**_TEXT, "labelFontSize": 11.5, "labelFontWeight": "bold", "labelPadding": 5,
@@ -49,7 +54,8 @@ THEME: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _rows(rows: Sequence[Record]) -> alt.InlineData:
+def inline_rows(rows: Sequence[Record]) -> alt.InlineData:
+    """Rows as a chart's own data."""
     return alt.InlineData(values=list(rows))
 
 
@@ -58,7 +64,8 @@ def _cycle(values: Sequence[Any], count: int) -> list[Any]:
     return [values[i % len(values)] for i in range(count)]
 
 
-def _colour(arms: Sequence[str], legend: bool = True) -> alt.Color:
+def arm_colour(arms: Sequence[str], legend: bool = True) -> alt.Color:
+    """A colour for each arm, with a legend as wide as a phone."""
     scale = alt.Scale(domain=list(arms), range=_cycle(PALETTE, len(arms)))
     # As many names beside each other as surely fit.
     columns = max(1, WIDTH // (7 * max(map(len, arms)) + 34))
@@ -84,9 +91,9 @@ def curves(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
     y = alt.Y("label_nll:Q", title="Label NLL (nats)", scale=scale, axis=alt.Axis(tickCount=5))
     seeds = [row for row in rows if row["seed"] != "mean"]
     means = [row for row in rows if row["seed"] == "mean"]
-    thin = alt.Chart(_rows(seeds)).mark_line(strokeWidth=0.9, opacity=0.55)
-    bold = alt.Chart(_rows(means))
-    colour, shape = _colour(arms), _shape(arms)
+    thin = alt.Chart(inline_rows(seeds)).mark_line(strokeWidth=0.9, opacity=0.55)
+    bold = alt.Chart(inline_rows(means))
+    colour, shape = arm_colour(arms), _shape(arms)
     return alt.layer(
         thin.encode(x=x, y=y, color=colour, detail="seed:N"),
         bold.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=_dash(arms)),
@@ -105,7 +112,7 @@ def distribution(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
     line = alt.Chart().mark_line(interpolate="step", strokeWidth=1.8)
     layers = alt.layer(
         bars.encode(x=x, y=alt.Y("reference:Q", title="Share", axis=y)),
-        line.encode(x=x, y=alt.Y("predicted:Q", title="Share"), color=_colour(arms, False)),
+        line.encode(x=x, y=alt.Y("predicted:Q", title="Share"), color=arm_colour(arms, False)),
     ).properties(width=PANEL, height=84)
     return _by_arm(layers, rows, arms)
 
@@ -115,11 +122,11 @@ def frequencies(rows: Sequence[Record], arms: Sequence[str], labels: Sequence[st
     y = alt.Y("label:N", title=None, sort=list(labels), axis=alt.Axis(domain=False, ticks=False))
     axis = alt.Axis(format="%", tickCount=5)
     first = [row for row in rows if row["arm"] == arms[0]]
-    bars = alt.Chart(_rows(first)).mark_bar(color=REFERENCE, opacity=0.6, height=12)
-    points = alt.Chart(_rows(rows)).mark_point(filled=True, size=52, opacity=1)
+    bars = alt.Chart(inline_rows(first)).mark_bar(color=REFERENCE, opacity=0.6, height=12)
+    points = alt.Chart(inline_rows(rows)).mark_point(filled=True, size=52, opacity=1)
     return alt.layer(
         bars.encode(y=y, x=alt.X("reference:Q", title="Share of examples", axis=axis)),
-        points.encode(y=y, x=alt.X("predicted:Q"), color=_colour(arms), shape=_shape(arms)),
+        points.encode(y=y, x=alt.X("predicted:Q"), color=arm_colour(arms), shape=_shape(arms)),
     ).properties(width=WIDTH - 60, height=alt.Step(22))
 
 
@@ -130,8 +137,8 @@ def reliability(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
     x = alt.X("stated:Q", title="Stated probability", scale=scale, axis=axis)
     y = alt.Y("correct:Q", title="Share correct", scale=scale, axis=axis)
     ends = [{"stated": 0, "correct": 0}, {"stated": 1, "correct": 1}]
-    even = alt.Chart(_rows(ends)).mark_line(color=INK, strokeDash=[3, 3], strokeWidth=1)
-    base = alt.Chart().encode(x=x, y=y, color=_colour(arms, False))
+    even = alt.Chart(inline_rows(ends)).mark_line(color=INK, strokeDash=[3, 3], strokeWidth=1)
+    base = alt.Chart().encode(x=x, y=y, color=arm_colour(arms, False))
     layers = alt.layer(
         even.encode(x=x, y=y),
         base.mark_line(strokeWidth=1.2, opacity=0.6),
@@ -151,7 +158,7 @@ def standing(rows: Sequence[Record], names: Sequence[str]) -> Chart:
     for figure in dict.fromkeys(row["figure"] for row in rows):
         own = [row for row in rows if row["figure"] == figure]
         raters = [row for row in own if row["role"] == "ceiling"]
-        base = alt.Chart(_rows([row for row in own if row["role"] != "ceiling"]))
+        base = alt.Chart(inline_rows([row for row in own if row["role"] != "ceiling"]))
         x = alt.X("value:Q", title=figure, scale=alt.Scale(zero=False, nice=True),
                   axis=alt.Axis(tickCount=5, grid=False))  # fmt: skip
         layers: list[Any] = [
@@ -161,7 +168,7 @@ def standing(rows: Sequence[Record], names: Sequence[str]) -> Chart:
             base.mark_point(filled=True, size=44, opacity=1).encode(y=y, x=x, color=colour),
         ]
         if raters:
-            layers.append(alt.Chart(_rows(raters)).mark_rule(
+            layers.append(alt.Chart(inline_rows(raters)).mark_rule(
                 color=INK, strokeDash=[4, 3], strokeWidth=1.2).encode(x="value:Q"))  # fmt: skip
         panels.append(alt.layer(*layers).properties(width=WIDTH - 70, height=alt.Step(17)))
     return alt.vconcat(*panels, spacing=18)
@@ -175,8 +182,8 @@ def by_slice(rows: Sequence[Record], arms: Sequence[str], title: str) -> Chart:
         slices = list(dict.fromkeys(row["slice"] for row in own))
         y = alt.Y("slice:N", title=None, sort=slices, axis=alt.Axis(domain=False, ticks=False))
         x = alt.X("value:Q", title=f"{title} by {cut}", axis=alt.Axis(tickCount=5, grid=True))
-        base = alt.Chart(_rows(own)).encode(
-            y=y, yOffset=alt.YOffset("arm:N", sort=list(arms)), color=_colour(arms, not panels)
+        base = alt.Chart(inline_rows(own)).encode(
+            y=y, yOffset=alt.YOffset("arm:N", sort=list(arms)), color=arm_colour(arms, not panels)
         )
         panels.append(
             alt.layer(
@@ -191,7 +198,7 @@ def by_slice(rows: Sequence[Record], arms: Sequence[str], title: str) -> Chart:
 
 def _by_arm(layers: Chart, rows: Sequence[Record], arms: Sequence[str]) -> Chart:
     facet = alt.Facet("arm:N", title=None, sort=list(arms))
-    panels: Chart = layers.facet(facet, data=_rows(rows), columns=2, spacing=14)
+    panels: Chart = layers.facet(facet, data=inline_rows(rows), columns=2, spacing=14)
     # Each panel keeps its own scale below it: an odd number of them leaves the last place empty.
     apart: Chart = panels.resolve_axis(x="independent")
     return apart
@@ -211,11 +218,11 @@ def confusion(rows: Sequence[Record], labels: Sequence[str], title: str) -> Char
     y = alt.Y("reference:N", title="Reference", sort=list(labels), axis=side)
     shade = alt.Color("share:Q", scale=alt.Scale(domain=[0, 0.33, 0.67, 1], range=list(CELLS)),
                       legend=None)  # fmt: skip
-    chart = alt.Chart(_rows(rows)).encode(x=x, y=y)
+    chart = alt.Chart(inline_rows(rows)).encode(x=x, y=y)
     layers = [chart.mark_rect(stroke=None).encode(color=shade)]
     if written:
-        ink = alt.condition(alt.datum.share > 0.4, alt.value("white"), alt.value("#1b2a35"))
-        some = _rows([row for row in rows if row["count"]])
+        ink = alt.condition(alt.datum.share > 0.4, alt.value(LIGHT), alt.value(DARK))
+        some = inline_rows([row for row in rows if row["count"]])
         text = alt.Chart(some).encode(x=x, y=y, color=ink)
         layers += [
             text.mark_text(dy=-6, fontSize=12, fontWeight="bold").encode(text="count:Q"),
@@ -231,7 +238,7 @@ def svg(chart: Chart) -> str:
     spec = chart.to_dict() | {"config": THEME}
     major, minor, *_ = alt.SCHEMA_VERSION.removeprefix("v").split(".")
     drawing: str = vl_convert.vegalite_to_svg(spec, vl_version=f"{major}.{minor}")
-    return drawing
+    return _DESCRIBED.sub(r"<\1\3><title>\2</title></\1>", drawing)
 
 
 def inline(drawing: str, key: str) -> str:

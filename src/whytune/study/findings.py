@@ -34,6 +34,7 @@ class Masked:
 class Load:
     """What one arm costs to teach, per student."""
 
+    corpus: str
     arm: str
     task: str
     """What the student learns: a task, or those taught jointly with a plus between."""
@@ -54,6 +55,8 @@ class Load:
     """Floating point operations of all passes forward and back."""
     seconds: float
     """All epochs, from one timed update."""
+    memory: int
+    """Bytes that an update holds at most (`effort.memory`)."""
     measuring: float
     """Seconds of answering: the curve's measurements and the test part, from a few examples."""
 

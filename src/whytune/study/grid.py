@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whytune import explaining, pipeline, run_folder, store
+from whytune import cell_state, explaining, pipeline, run_folder, store
+from whytune.cell_state import State
 from whytune.corpora import manifest
 from whytune.errors import RecipeError
 from whytune.material import Material, gather, not_asked
@@ -18,7 +19,17 @@ from whytune.progress import Progress
 from whytune.recipe import Recipe
 from whytune.records import Scorecard
 from whytune.run_folder import Cell
-from whytune.study import baseline_rows, calibrating, elsewhere, matrix, report
+from whytune.study import (
+    baseline_rows,
+    calibrating,
+    elsewhere,
+    holding,
+    inside,
+    matrix,
+    ray_connection,
+    ray_grid,
+    report,
+)
 from whytune.study.summary import Materials, summarise
 
 LONGEST_NAME = 255
@@ -68,8 +79,15 @@ def _by_corpus(materials: Materials) -> dict[str, dict[str, Material]]:
     return found
 
 
-def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
+def study(recipe: Recipe, folder: Path, show: Progress, on: str | None = None) -> dict[str, Any]:
     """Run what is missing, measure, compare, and write the page.
+
+    Args:
+        recipe: which students.
+        folder: where the study stands.
+        show: how long it takes.
+        on: the Ray cluster that makes the students, as `ray_connection.check` says; None: this
+            process.
 
     Returns:
         The summary, as `summary.json` holds it, and `report`, the path of the page.
@@ -79,9 +97,11 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
     """
     clock = time.perf_counter()
     pipeline.require_torch()
+    if on is not None:
+        ray_connection.check(on)
     materials = _gathered(recipe, show)
     asked = cells(recipe, teaching(materials))
-    spent = _run(recipe, materials, asked, folder, show)
+    spent = _run(recipe, materials, asked, folder, show, on)
     _claim(recipe, materials, folder)
     calibrating.calibrate(recipe, asked, materials, folder, show)
     baseline_rows.write(recipe, materials, folder, show)
@@ -90,6 +110,8 @@ def study(recipe: Recipe, folder: Path, show: Progress) -> dict[str, Any]:
         wanted = matrix.wanted(recipe, materials, asked)
         elsewhere.answer(recipe, wanted, materials, folder, show)
         summary["matrix"] = matrix.build(recipe, materials, asked, folder)
+    if recipe.inside:
+        inside.of_study(recipe, asked, materials, folder, show)
     runs = [store.read_json(folder / "runs" / cell.id / "run.json") for cell in asked]
     summary |= {
         "started": min(r["started"] for r in runs),
@@ -124,8 +146,9 @@ def _claim(recipe: Recipe, materials: Materials, folder: Path) -> None:
 
 
 def _run(
-    recipe: Recipe, materials: Materials, asked: Sequence[Cell], folder: Path, show: Progress
-) -> float:
+    recipe: Recipe, materials: Materials, asked: Sequence[Cell], folder: Path, show: Progress,
+    on: str | None = None,
+) -> float:  # fmt: skip
     """Run the cells that are not there yet; all are looked at before the first one is begun.
 
     Returns:
@@ -138,13 +161,20 @@ def _run(
             show.say(f"{corpus}, {task}, {missing}")
     places = {cell: ([materials[cell.corpus, task] for task in cell.tasks],
                      folder / "runs" / cell.id) for cell in asked}  # fmt: skip
-    there = {cell for cell in asked if run_folder.finished(recipe, cell, *places[cell])}
+    states = cell_state.states(recipe, places)
+    there = {cell for cell, state in states.items() if state is State.FINISHED}
+    left = []
     for number, cell in enumerate(asked, start=1):
         if cell in there:
             show.say(f"{cell.id}: finished before ({number} of {len(asked)})")
-            continue
+        else:
+            left.append((number, cell))
+    if on is not None:
+        return ray_grid.run(recipe, materials, [cell for _, cell in left], folder, show,
+                            on=on, claim=_claim, short=_short)  # fmt: skip
+    for number, cell in left:
         show.say(f"{cell.id}: run {number} of {len(asked)}")
-        cards = pipeline.run(recipe, cell, *places[cell], show,
+        cards = holding.make(recipe, cell, *places[cell], show,
                              begin=lambda: _claim(recipe, materials, folder))  # fmt: skip
         show.say(f"{cell.id}: {_short(cards)}")
         facts = store.read_json(places[cell][1] / "run.json")
@@ -177,7 +207,9 @@ def single(recipe: Recipe, arm: str | None, folder: Path, show: Progress) -> dic
     return {"run": str(place), "scorecard": store.read_json(place / "scorecard.json")}
 
 
-def _short(cards: Mapping[str, Scorecard]) -> str:
+def _short(cards: Mapping[str, Scorecard] | None) -> str:
+    if cards is None:
+        return "finished by another process"
     shown = ("mse", "accuracy", "label_nll")
     said = {
         task: ", ".join(f"{n} {card.metrics[n].value:.4g}" for n in shown if n in card.metrics)

@@ -61,13 +61,13 @@ def of_section(folder: Path, key: str, part: Part, summary: Summary) -> Iterator
         return [row for row in rows if (row["corpus"], row["task"]) == (part.corpus, part.task)]
 
     if labels := own(summary.labels):
-        yield _grid(folder, f"{key}--labels", "Label by label", labels,
+        yield grid(folder, f"{key}--labels", "Label by label", labels,
                     [*_words(name="Arm", label="Label"), *_counts(support="References",
                      predicted="Predictions"), *_figures("precision", "recall", "f1")],
                     "Readable answers only.")  # fmt: skip
     if slices := own(summary.slices):
         known = [name for name in ("accuracy", "label_nll", "mae", "mse") if name in slices[0]]
-        yield _grid(folder, f"{key}--slices", "Slice by slice", slices,
+        yield grid(folder, f"{key}--slices", "Slice by slice", slices,
                     [*_words(name="Arm", cut="By", slice="Slice"), *_counts(n="n"),
                      *_figures(*known)],
                     "Slices are cut after the fact and there are many: an interval that stands "
@@ -75,14 +75,14 @@ def of_section(folder: Path, key: str, part: Part, summary: Summary) -> Iterator
                     "number is told.")  # fmt: skip
     if ceilings := own(summary.ceilings):
         scored = ("accuracy", "mae", "mse", "label_agreement")
-        yield _grid(folder, f"{key}--ceiling", "What raters score", ceilings,
+        yield grid(folder, f"{key}--ceiling", "What raters score", ceilings,
                     [*_counts(raters="Raters", examples="Examples", n="Answers", ties="Ties"),
                      *_figures(*(name for name in scored if name in ceilings[0]))],
                     "Each rater held against the others: accuracy against their most frequent "
                     "label (ties left out), errors against their mean, agreement over pairs."
                     )  # fmt: skip
     if maps := own(summary.calibration):
-        yield _grid(folder, f"{key}--calibration", "Calibration", maps,
+        yield grid(folder, f"{key}--calibration", "Calibration", maps,
                     [*_words(name="Arm", method="Method"),
                      *_counts(seed="Seed", n="Fitted on", unreadable="Unreadable"),
                      Column(key="temperature", title="Temperature")],
@@ -91,7 +91,7 @@ def of_section(folder: Path, key: str, part: Part, summary: Summary) -> Iterator
 
     said = [row for row in own(summary.explanations) if "words" in row]
     if said:
-        yield _grid(folder, f"{key}--explanations", "Explanations as such", said,
+        yield grid(folder, f"{key}--explanations", "Explanations as such", said,
                     [*_words(name="Arm"), *_counts(n="n"), *_figures(*EXPLAINED)],
                     "A label is read back by a linear model that learned from the explanations "
                     "taught alone; its floor is always saying the most frequent label. Copied, "
@@ -107,13 +107,13 @@ def of_study(folder: Path, summary: Summary) -> Iterator[Grid]:
         shown = {metric.name for metric in METRICS if metric.main}
         rows = [row for row in summary.means if row["metric"] in shown]
         rows = [{**row, "metric": TITLES.get(row["metric"], row["metric"])} for row in rows]
-        yield _grid(folder, "means", "Means over tasks", rows,
+        yield grid(folder, "means", "Means over tasks", rows,
                     [*_words(corpus="Corpus", name="Arm", metric="Figure", tasks="Tasks"),
                      Column(key="mean", title="Mean")],
                     "Each task with equal weight; of figures that not all tasks define, over those "
                     "that do.")  # fmt: skip
     if summary.errors:
-        yield _grid(folder, "errors", "Do errors go together?", summary.errors,
+        yield grid(folder, "errors", "Do errors go together?", summary.errors,
                     [*_words(corpus="Corpus", name="Arm", one="Task", other="and"),
                      *_counts(n="n"), *_figures("pearson", "spearman")],
                     "Correlation of the errors on two tasks over the same examples: 0 where they "
@@ -121,9 +121,10 @@ def of_study(folder: Path, summary: Summary) -> Iterator[Grid]:
                     "together too.")  # fmt: skip
 
 
-def _grid(
+def grid(
     folder: Path, key: str, title: str, rows: list[Record], columns: list[Column], note: str
 ) -> Grid:
+    """Write rows as CSV, to be shown with these columns."""
     data = write_table(folder, key, rows).data
     return Grid(title=title, columns=columns, rows=rows, note=note, data=data)
 

@@ -98,11 +98,12 @@ def load(recipe: Recipe, materials: Sequence[Material], student: "Student") -> l
         taught.check_asked(recipe, cell, materials, student)
         longest = max(longest, bundles, key=lambda own: sum(map(len, own)))
         made[arm] = Load(
-            arm=arm, task=cell.task, lessons=sum(len(bundle.branches) for bundle in bundles),
+            corpus=cell.corpus, arm=arm, task=cell.task, lessons=sum(len(bundle.branches) for bundle in bundles),
             conversations=len(bundles), tokens_per_epoch=sum(map(len, bundles)),
             longest=max(map(len, bundles)), cut=sum(bundle.cut > 0 for bundle in bundles),
             supervised=effort.supervised(bundles), passes=0, updates=0, flops=0, seconds=0,
             measuring=0,
+            memory=effort.memory(student, bundles, recipe.train.per_device_train_batch_size),
         )  # fmt: skip
     pace = _pace(recipe, materials, longest, student)
 

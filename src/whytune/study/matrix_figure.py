@@ -10,11 +10,11 @@ import altair as alt
 
 from whytune.evidence.compare import LOWER_IS_BETTER
 from whytune.study import matrix_tables
-from whytune.study.figures import CELLS, PALETTE, WIDTH, Chart
+from whytune.study.figures import CELLS, DARK, LIGHT, PALETTE, WIDTH, Chart
 from whytune.study.matrix_tables import LEVEL, Found, title
 from whytune.study.stored import Record
 
-DARK, LIGHT, EVEN = "#1b2a35", "white", "#f1f1ef"
+EVEN = "#f1f1ef"
 DEEP = 0.54
 """Share of the way to the darkest colour from which on numbers are light."""
 _NAMES = 68

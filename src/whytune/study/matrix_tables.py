@@ -1,21 +1,16 @@
 """A cross-corpus matrix as flat rows, Markdown and LaTeX: what `matrix.build` found, written down."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from whytune.evidence.compare import LOWER_IS_BETTER
-from whytune.study import tables
+from whytune.study import latex, tables
 from whytune.study.titles import METRICS
 
 UNTAUGHT = "no fine-tuning"
 """Names the row of the base model."""
 LEVEL = 0.05
 """p after Holm's correction at or below which a difference is marked."""
-_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "✱": r"$\ast$",
-}  # fmt: skip
 
 Found = Mapping[str, Any]
 """As `matrix.build` returns it: the whole, or one of its tasks."""
@@ -197,31 +192,10 @@ def _latex_table(found: Found, one: Found, figure: str) -> str:
         f"{legend(found, one, 'Below and above a value')}"
     )
     rows = [
-        " & ".join([_escaped(line.name), *map(_latex, line.entries)]) + r" \\"
+        [latex.escaped(line.name), *(latex.figure(e.value, e.low, e.high, bold=e.best, star=e.told)
+                                     for e in line.entries)]
         for line in lines(found, one, figure)
-    ]
-    if found["baseline"]:
-        rows.insert(1, r"\midrule")
-    return "\n".join([
-        r"\begin{table}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        f"\\caption{{{_escaped(caption)}}}",
-        f"\\label{{tab:matrix-{re.sub('[^A-Za-z0-9-]', '-', one['task'])}-{figure.replace('_', '-')}}}",
-        f"\\begin{{tabular}}{{l{'c' * len(columns)}}}", r"\toprule",
-        " & ".join(map(_escaped, [known.title, *columns])) + r" \\", r"\midrule",
-        *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
-    ])  # fmt: skip
-
-
-def _latex(entry: Entry) -> str:
-    if entry.value is None:
-        return "--"
-    value = f"{entry.value:.4f}"
-    value = f"\\mathbf{{{value}}}" if entry.best else value
-    if entry.low is None:
-        return f"${value}$"
-    star = ",\\,\\ast" if entry.told else ""
-    return f"${value}_{{{entry.low:.3f}}}^{{{entry.high:.3f}{star}}}$"
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    ]  # fmt: skip
+    label = f"matrix-{one['task']}-{figure.replace('_', '-')}"
+    return latex.table(caption, label, [known.title, *columns], rows,
+                       rule_after=1 if found["baseline"] else None)  # fmt: skip

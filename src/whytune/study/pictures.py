@@ -71,7 +71,7 @@ def pictures(folder: Path, key: str, part: Part, summary: Summary) -> Iterator[P
             "is not in it, so arms can be compared. Lower is better. Bold: mean of an arm's seeds; thin: "
             f"each seed. n = {_curve_size(part)} students."
         )
-        yield _picture(folder, f"{key}--curves", "Label loss through training", caption, losses,
+        yield picture(folder, f"{key}--curves", "Label loss through training", caption, losses,
                        [("", chart)])  # fmt: skip
     if not answers:
         return
@@ -85,7 +85,7 @@ def pictures(folder: Path, key: str, part: Part, summary: Summary) -> Iterator[P
             f"it should be; below, too sure. {_sizes(answers)}"
         )
         chart_of_bins = figures.reliability(calibration, arms)
-        yield _picture(folder, f"{key}--reliability", "Reliability", caption, calibration,
+        yield picture(folder, f"{key}--reliability", "Reliability", caption, calibration,
                        [("", chart_of_bins)])  # fmt: skip
     yield _confusions(folder, key, part, answers)
 
@@ -103,7 +103,7 @@ def _standing(folder: Path, key: str, part: Part) -> Picture:
         caption += f" Too far off to be drawn: {', '.join(far)}."
     names = list(dict.fromkeys(row["name"] for row in rows if row["role"] != "ceiling"))
     chart = figures.standing(near, names)
-    return _picture(
+    return picture(
         folder, f"{key}--standing", "Where the arms stand", caption, rows, [("", chart)]
     )
 
@@ -124,7 +124,7 @@ def _slices(folder: Path, key: str, part: Part, slices: list[Record]) -> Picture
         "left out. A place to look, not a finding: there are many slices."
     )
     chart = figures.by_slice(rows, arms, title)
-    return _picture(folder, f"{key}--by-slice", "Where an arm is good", caption, rows,
+    return picture(folder, f"{key}--by-slice", "Where an arm is good", caption, rows,
                     [("", chart)])  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def _spread(folder: Path, key: str, part: Part, answers: dict[str, list[Any]]) -
         )
         title = "Labels given and labels chosen"
     caption = f"{caption} {_sizes(answers)}"
-    return _picture(folder, f"{key}--distribution", title, caption, rows, [("", chart)])
+    return picture(folder, f"{key}--distribution", title, caption, rows, [("", chart)])
 
 
 def _confusions(folder: Path, key: str, part: Part, answers: dict[str, list[Any]]) -> Picture:
@@ -164,10 +164,10 @@ def _confusions(folder: Path, key: str, part: Part, answers: dict[str, list[Any]
         f"{what}. Right answers stand on the diagonal. Unreadable answers are left out. "
         f"{_sizes(answers)}"
     )
-    return _picture(folder, f"{key}--confusion", "Reference and prediction", caption, rows, charts)
+    return picture(folder, f"{key}--confusion", "Reference and prediction", caption, rows, charts)
 
 
-def _picture(
+def picture(
     folder: Path,
     key: str,
     title: str,
@@ -175,6 +175,16 @@ def _picture(
     rows: list[Record],
     charts: Sequence[tuple[str, Any]],
 ) -> Picture:
+    """Write rows as CSV and charts as SVG.
+
+    Args:
+        folder: of the study.
+        key: of the files.
+        title: of the figure.
+        caption: what it shows.
+        rows: what it was drawn from.
+        charts: (name, chart); one without a name needs none to tell it apart.
+    """
     files, drawings = [], []
     for arm, chart in charts:
         name = key_of(key, arm) if arm else key

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from whytune import store
 from whytune.records import Kind
-from whytune.study import grids, matrix_page, tables
+from whytune.study import grids, inside_page, matrix_page, tables
 from whytune.study.folder import Part, parts, read_summary
 from whytune.study.grids import Grid
 from whytune.study.page import UNKNOWN, duration, environment, minute
@@ -61,6 +61,7 @@ def build(folder: Path, *, examples: bool = True) -> Path:
     shown = {"summary": summary, "sections": sections, "agreement": agreement,
              "grids": list(grids.of_study(folder, summary)),
              "matrices": list(matrix_page.of_study(folder, summary.matrix)),
+             "inside": list(inside_page.of_study(folder)),
              "provenance": list(_provenance(summary))}  # fmt: skip
     pages = environment()
     store.write_text(folder / "report.md", pages.get_template("report.md.jinja").render(shown))
