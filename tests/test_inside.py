@@ -21,7 +21,9 @@ from whytune.errors import FolderError, InputError
 from whytune.evidence import blocks
 from whytune.progress import Progress
 from whytune.records import Estimate
-from whytune.study import grid, inside, inside_page, inside_who, inside_words
+from whytune.study import grid, inside, inside_who, inside_words
+from whytune.study.inside_rows import UNTAUGHT
+from whytune.study.stored import Record
 
 QUIET = Progress(quiet=True)
 RECIPE = """
@@ -128,10 +130,15 @@ def test_the_columns_of_table_6(depth: int, names: list[str]) -> None:
     assert means[-1] == depth
 
 
-def test_a_mind_is_made_up_at_the_first_sure_block() -> None:
+def test_the_first_sure_block() -> None:
     probs = np.array([[[0.99, 0.1, 0.96, 0.2], [0.0, 0.1, 0.2, 0.951], [0.99, 0.5, 0.5, 0.95]]])
     # What enters the first block is no block; 0.95 is not above it; never: one more than there are.
-    assert blocks.settled(probs)[0, :, 0].tolist() == [2, 3, 4]
+    assert blocks.sure(probs)[0, :, 0].tolist() == [2, 3, 4]
+
+
+def test_what_is_said_in_the_end_stays_on_top() -> None:
+    ranks = np.array([[[9, 0, 5, 0, 0], [0, 0, 0, 0, 0], [7, 3, 2, 1, 0], [0, 1, 0, 0, 0]]])
+    assert blocks.decided(ranks)[0, :, 0].tolist() == [3, 1, 4, 2]
 
 
 # A study.
@@ -139,7 +146,7 @@ def test_a_mind_is_made_up_at_the_first_sure_block() -> None:
 
 def test_a_study_looks_inside_and_says_so_on_its_page(study: Path, found: dict[str, Any]) -> None:
     arms = {row["arm"] for row in found["levels"]}
-    assert arms == {"label", "why", inside_page.inside_rows.UNTAUGHT}
+    assert arms == {"label", "why", UNTAUGHT}
     assert any("answers by a head" in note for note in found["notes"])
     page = (study / "report.html").read_text(encoding="utf-8")
     assert "inside the students" in page
@@ -150,7 +157,7 @@ def test_a_study_looks_inside_and_says_so_on_its_page(study: Path, found: dict[s
     for name in (
         "table5",
         "table6",
-        "settled",
+        "decisions",
         "differences",
         "weights",
         "entropy",
@@ -341,17 +348,22 @@ def test_an_unfinished_run_is_named(study: Path, tmp_path: Path) -> None:
 
 def test_sentences_say_what_the_rows_say() -> None:
     place = {"corpus": "c", "task": "t", "base": "label", "arm": "why"}
-    table5 = [
+    table5: list[Record] = [
         {**place, "projection": name, "share": share, "value": 2 * share}
         for name, share in (("q", 1.0), ("gate", 0.8), ("v", 0.5))
     ]
     table5 += [{**row, "arm": "label", "value": row["value"] / 2} for row in table5]
-    differences = [
+    differences: list[Record] = [
         {**place, "figure": "entropy", "block": block, "value": value, "low": value - 0.1,
          "high": value + 0.1, "p_holm": p, "n": 50, "seeds": 3}
         for block, value, p in ((0, 0.0, None), (1, 0.3, 0.01), (2, 0.5, 0.001), (3, -0.2, 0.04))
     ]  # fmt: skip
-    rows = {"table5": table5, "differences": differences, "settled_apart": [], "settled": []}
+    rows: dict[str, list[Record]] = {
+        "table5": table5,
+        "differences": differences,
+        "decisions_apart": [],
+        "decisions": [],
+    }
     weights, entropy = inside_words.sentences(rows)
     assert weights == (
         "c, t: the weights of why and label differ most in the query projection, then the gate "

@@ -1,5 +1,5 @@
 """Figures of the lens over examples and seeds, block by block: their means, what tells two arms
-apart and where, and when a student has made up its mind.
+apart and where, and when a student has decided.
 
 Every array is [seed, example, block]; examples are drawn by group, seeds as in `significance`.
 Block 0 is what enters the first block (`lens`).
@@ -18,8 +18,7 @@ from whytune.evidence.table import Floats, Ints
 from whytune.records import Estimate
 
 SURE = 0.95
-"""Probability of its top token above which a block is taken to have made up its mind (question 5 of
-the papers' open ones)."""
+"""Probability above which a block is sure of its top token."""
 ALIKE = 1e-5
 """Differences up to this are the rounding of 32-bit numbers."""
 SINGLE, JOINED = 7, 5
@@ -103,12 +102,26 @@ def pooled(values: Floats, columns: Sequence[Pool]) -> Floats:
     )
 
 
-def settled(top_probs: Floats) -> Floats:
-    """[seed, example, 1] the first block (from 1) whose top token has a probability above `SURE`;
-    one more than there are where none has.
+def sure(top_probs: Floats) -> Floats:
+    """[seed, example, 1] the first block (from 1) whose top token, whatever it is, has a probability
+    above `SURE`; one more than there are where none has. Early blocks can be sure of a token that
+    nobody would say.
     """
-    sure = top_probs[:, :, 1:] > SURE
-    first = np.where(sure.any(axis=2), sure.argmax(axis=2) + 1, top_probs.shape[2])
+    above = top_probs[:, :, 1:] > SURE
+    first = np.where(above.any(axis=2), above.argmax(axis=2) + 1, top_probs.shape[2])
+    return np.asarray(first[:, :, None], dtype=np.float64)
+
+
+def decided(ranks: Ints | Floats) -> Floats:
+    """[seed, example, 1] the block (from 1) from which on what the student says in the end stays on
+    top.
+
+    Args:
+        ranks: [seed, example, block] of the token that is on top at the last block.
+    """
+    below = ranks[:, :, 1:] > 0
+    behind = below.shape[2] - below[:, :, ::-1].argmax(axis=2)
+    first = np.where(below.any(axis=2), behind + 1, 1)
     return np.asarray(first[:, :, None], dtype=np.float64)
 
 

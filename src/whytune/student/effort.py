@@ -105,8 +105,8 @@ def memory(student: Student, bundles: Sequence[Bundle], size: int) -> int:
     a gradient and AdamW's two moments, and what the longest pass forward keeps for its way back.
 
     What a pass keeps is counted on the first `size` bundles and scaled by tokens. Not in it: what
-    an operation needs while it runs, what the allocator holds in reserve, and Python with its
-    libraries.
+    an operation needs while it runs (with recomputed activations, those of one block), what the
+    allocator holds in reserve, and Python with its libraries.
 
     Args:
         student: with a trainable adapter.

@@ -165,7 +165,7 @@ def _answers(setting: Setting, how: Inside) -> Iterator[tuple[str, Iterator[Reco
                 read[name] = own
                 place = {**at, "arm": name, "seeds": len(cohort.members), "n": len(own.ids)}
                 yield "levels", inside_rows.levels(own, place, draws)
-                yield "settled", iter([inside_rows.settled(own, place, draws)])
+                yield "decisions", inside_rows.decisions(own, place, draws)
                 yield "ranks", inside_rows.ranked(own, task, place)
                 yield "spoken", inside_rows.spoken(cohort, task, {**at, "arm": name})
                 yield "along_levels", _along(cohort, task, {**at, "arm": name}, how)
@@ -182,9 +182,10 @@ def _answers(setting: Setting, how: Inside) -> Iterator[tuple[str, Iterator[Reco
                          "seeds": min(len(setting.cohorts[x].members) for x in (one, other))}  # fmt: skip
                 yield "differences", inside_rows.differences(read[one], read[other], place, draws)
                 yield "table6", inside_rows.table6(read[one], read[other], place, draws)
-                yield "settled_apart", iter([
-                    inside_rows.settled_apart(read[one], read[other], place, draws)
-                ])  # fmt: skip
+                yield (
+                    "decisions_apart",
+                    inside_rows.decisions_apart(read[one], read[other], place, draws),
+                )
 
 
 def _draws(setting: Setting) -> int:

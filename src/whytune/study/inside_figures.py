@@ -5,6 +5,7 @@ Every value can be read where the pointer rests: invisible cells carry it as the
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 
@@ -137,7 +138,7 @@ def _painted(
     """Cells with a number in each, `shade` from 0 (light) to 1 (dark)."""
     for cell in cells:
         cell["ink"] = LIGHT if cell["shade"] > _DEEP else DARK
-    bare = {"domain": False, "ticks": False}
+    bare: dict[str, Any] = {"domain": False, "ticks": False}
     turned = max(map(len, columns)) * 6 > step
     base = alt.Chart(inline_rows(cells)).encode(
         x=alt.X("across:N", title=None, sort=list(columns), scale=alt.Scale(domain=list(columns)),
@@ -147,13 +148,15 @@ def _painted(
     )  # fmt: skip
     shade = alt.Color("shade:Q", legend=None,
                       scale=alt.Scale(domain=[0, 0.33, 0.67, 1], range=list(CELLS)))  # fmt: skip
-    chart: Chart = alt.layer(
-        base.mark_rect(stroke=None, aria=True).encode(color=shade, description="told:N"),
-        base.mark_text(fontSize=9).encode(text="shown:N", color=alt.Color("ink:N", scale=None)),
+    painted: Chart = (
+        alt.layer(
+            base.mark_rect(stroke=None, aria=True).encode(color=shade, description="told:N"),
+            base.mark_text(fontSize=9).encode(text="shown:N", color=alt.Color("ink:N", scale=None)),
+        )
+        .resolve_scale(color="independent")
+        .properties(width=alt.Step(step), height=alt.Step(_STEP), title=title)
     )
-    return chart.resolve_scale(color="independent").properties(
-        width=alt.Step(step), height=alt.Step(_STEP), title=title
-    )
+    return painted
 
 
 def growth(rows: Sequence[Record], title: str) -> Chart:

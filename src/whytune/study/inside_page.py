@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whytune import store
+from whytune.evidence.blocks import SURE
 from whytune.evidence.delta_tables import PROJECTIONS
 from whytune.study import inside_figures, inside_rows, latex
 from whytune.study.grids import Column, Grid, grid
@@ -23,6 +24,10 @@ _HEADS = {name: f"{kind}-{name.capitalize()}" for kind, names in
           (("L", PROJECTIONS[:3]), ("Attn", PROJECTIONS[3:])) for name in names}  # fmt: skip
 """Projection -> as the paper heads its column."""
 _UNITS = {"entropy": "nats", "label_entropy": "nats", "gold_prob": ""}
+_DECISIONS = {
+    "sure": f"first sure of a token (p > {SURE:g})",
+    "decided": "what it says in the end is on top from here on",
+}
 _TITLES = {
     "entropy": "Entropy over the vocabulary (nats)",
     "label_entropy": "Entropy among the labels (nats)",
@@ -217,17 +222,17 @@ def _grids(folder: Path, key: str, own: Mapping[str, list[Record]]) -> Iterator[
             "blocks pooled as in the paper, the last seven alone. 95 % intervals over examples and "
             "seeds; the raw differences with p are in the file of differences.",
         )  # fmt: skip
-    if own["settled"]:
+    if own["decisions"]:
         yield grid(
-            folder, f"{key}--settled", "When the mind is made up", own["settled"],
-            [Column(key="arm", title="Arm", kind="word"),
-             Column(key="value", title="First block with p > 0.95"),
-             Column(key="settled", title="Share that gets there"),
+            folder, f"{key}--decisions", "When students decide",
+            [{**row, "what": _DECISIONS[row["figure"]]} for row in own["decisions"]],
+            [Column(key="arm", title="Arm", kind="word"), Column(key="what", title="What", kind="word"),
+             Column(key="value", title="Block"), Column(key="never", title="Never"),
              Column(key="n", title="n", kind="number")],
-            "Mean over examples and seeds; answers that never get there count as one block more than "
-            "there are.",
+            "Mean over examples and seeds, with 95 % intervals. Answers that never get there count as "
+            "one block more than there are. Early blocks can be sure of a token that nobody would say.",
         )  # fmt: skip
-    for name in ("differences", "settled_apart", "changes"):
+    for name in ("differences", "decisions_apart", "changes"):
         if own[name]:
             write_table(folder, f"{key}--{name}", own[name])
 

@@ -92,7 +92,7 @@ def read(setting: Setting, how: Inside, show: Progress) -> list[str]:
         with show.work(f"{setting.name}: reading block by block",
                        sum(len(one.examples) for one in missing)) as advance:  # fmt: skip
             for one in missing:
-                with elsewhere.attached(recipe, _arm(one), base, one.adapter) as student:
+                with elsewhere.attached(one.recipe, _arm(one), base, one.adapter) as student:
                     _read(setting, one, how, student, advance)
     return told
 

@@ -5,7 +5,7 @@ The rows are what tables, figures, sentences and `inside.json` are made of. Entr
 are in nats, blocks count from 0, which is what enters the first one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ FIGURES = ("entropy", "label_entropy", "top_prob", "kl", "gold_prob", "gold_rank
 """Figures by block. Of ranks log10(1 + rank): means of ranks would be those of the worst alone."""
 COMPARED = ("entropy", "label_entropy", "gold_prob")
 """Figures on which arms are held against each other, block by block."""
-LISTS = ("levels", "differences", "table6", "settled", "settled_apart", "ranks", "spoken", "changes",
+LISTS = ("levels", "differences", "table6", "decisions", "decisions_apart", "ranks", "spoken", "changes",
          "weights", "table5", "along_levels", "along_weights")  # fmt: skip
 """Lists of rows in `inside.json`."""
 UNTAUGHT = "no fine-tuning"
@@ -48,6 +48,8 @@ class Read:
     """Figure -> [seed, example, block]; of those about the gold label, known examples only."""
     ranks: Ints
     """[seed, example, block, label] of each label's first token."""
+    final_ranks: Ints
+    """[seed, example, block] of the token that is on top at the last block."""
 
 
 def read(cohort: Cohort, task: Task, *, base: bool = False) -> Read | None:
@@ -73,6 +75,10 @@ def read(cohort: Cohort, task: Task, *, base: bool = False) -> Read | None:
         figures={name: array[:, known] if name.startswith("gold") else array
                  for name, array in figures.items()},
         ranks=ranks.reshape(*shape, -1),
+        final_ranks=np.stack([
+            table["final_top_rank"].to_numpy(zero_copy_only=False).astype(np.int64)
+            for table in tables
+        ]).reshape(shape),
     )  # fmt: skip
 
 
@@ -165,19 +171,33 @@ def table6(base: Read, arm: Read, place: Record, draws: int) -> Iterator[Record]
         yield {**place, "blocks": column.name, **shares, **_contrast(contrast)}
 
 
-def settled(one: Read, place: Record, draws: int) -> Record:
-    """At which block a student has made up its mind, on average, and how often it ever does."""
-    first = blocks.settled(one.figures["top_prob"])
-    (found,) = blocks.levels(first, _dense(one.group), draws, seed=0)
-    never = one.figures["top_prob"].shape[2]
-    return {**place, "settled": float((first < never).mean()), "never": never, **_interval(found)}
+DECISIONS: Mapping[str, Callable[[Read], Floats]] = {
+    "sure": lambda one: blocks.sure(one.figures["top_prob"]),
+    "decided": lambda one: blocks.decided(one.final_ranks),
+}
+"""Figure -> [seed, example, 1] the block of a decision."""
 
 
-def settled_apart(base: Read, arm: Read, place: Record, draws: int) -> Record:
-    """How many blocks earlier or later an arm has made up its mind."""
-    one, other = (blocks.settled(_common(side, base, arm, "top_prob")) for side in (base, arm))
-    (found,) = blocks.contrasts(one, other, _shared_group(base, arm), draws, seed=0)
-    return {**place, **_contrast(found)}
+def decisions(one: Read, place: Record, draws: int) -> Iterator[Record]:
+    """At which block, on average, a student is first sure of a token (`sure`), and from which on what
+    it says in the end is on top (`decided`); `never` is the share of answers that get nowhere, which
+    count as one block more than there are.
+    """
+    depth = one.final_ranks.shape[2]
+    for figure, block_of in DECISIONS.items():
+        first = block_of(one)
+        (found,) = blocks.levels(first, _dense(one.group), draws, seed=0)
+        yield {**place, "figure": figure, "blocks": depth - 1, **_interval(found),
+               "never": float((first == depth).mean())}  # fmt: skip
+
+
+def decisions_apart(base: Read, arm: Read, place: Record, draws: int) -> Iterator[Record]:
+    """How many blocks later an arm decides."""
+    seeds = min(len(base.final_ranks), len(arm.final_ranks))
+    for figure, block_of in DECISIONS.items():
+        one, other = (block_of(side)[:seeds] for side in (base, arm))
+        (found,) = blocks.contrasts(one, other, _shared_group(base, arm), draws, seed=0)
+        yield {**place, "figure": figure, **_contrast(found)}
 
 
 def _sides(base: Read, arm: Read) -> Iterator[tuple[str, Floats, Floats, Ints]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from whytune.evidence.blocks import SURE
 from whytune.study.stored import Record
 
 LEVEL = 0.05
@@ -12,7 +11,7 @@ _NAMES = {"down": "down", "gate": "gate", "up": "up", "k": "key", "o": "output",
 
 
 def sentences(rows: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-    """One for each pair of arms and question: weights, entropy, when the mind is made up.
+    """One for each pair of arms and question: weights, entropy, when they decide.
 
     Args:
         rows: the lists of `inside.json`.
@@ -26,8 +25,9 @@ def sentences(rows: Mapping[str, Sequence[Record]]) -> Iterator[str]:
         entropy, "corpus", "task", "base", "arm"
     ).items():
         yield _entropy(_place(corpus, task), base, arm, own)
-    for row in rows["settled_apart"]:
-        yield _settled(row, rows["settled"])
+    for row in rows["decisions_apart"]:
+        if row["figure"] == "decided":
+            yield _decided(row, rows["decisions"])
 
 
 def _grouped(rows: Sequence[Record], *keys: str) -> dict[tuple[str, ...], list[Record]]:
@@ -96,15 +96,13 @@ def _signed(row: Record) -> str:
     return f"{row['value']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
 
 
-def _settled(row: Record, settled: Sequence[Record]) -> str:
-    of_arm = {one["arm"]: one for one in settled
-              if (one["corpus"], one["task"]) == (row["corpus"], row["task"])}  # fmt: skip
-    base, arm = of_arm[row["base"]], of_arm[row["arm"]]
-    told = (
-        f"{_place(row['corpus'], row['task'])}a token's probability exceeds {SURE:g} first after "
-        f"block {arm['value']:.1f} in {arm['arm']} and {base['value']:.1f} in {base['arm']} on "
-        f"average, never in {1 - arm['settled']:.0%} and {1 - base['settled']:.0%} of the answers "
-        f"(counted as block {arm['never']})"
-    )
+def _decided(row: Record, decisions: Sequence[Record]) -> str:
+    of_arm = {one["arm"]: one["value"] for one in decisions
+              if all(one[key] == row[key] for key in ("corpus", "task", "figure"))}  # fmt: skip
     found = row["p"] is not None and row["p"] <= LEVEL
-    return f"{told}: {_signed(row)} blocks{'' if found else ', which may be chance'}."
+    return (
+        f"{_place(row['corpus'], row['task'])}what {row['arm']} says in the end is on top from block "
+        f"{of_arm[row['arm']]:.1f} on, on average, and what {row['base']} says from block "
+        f"{of_arm[row['base']]:.1f} on: {_signed(row)} blocks"
+        f"{'' if found else ', which may be chance'}."
+    )
