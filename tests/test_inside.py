@@ -22,7 +22,7 @@ from whytune.evidence import blocks
 from whytune.progress import Progress
 from whytune.records import Estimate
 from whytune.study import grid, inside, inside_who, inside_words
-from whytune.study.inside_rows import UNTAUGHT
+from whytune.study.inside_figures import UNTAUGHT
 from whytune.study.stored import Record
 
 QUIET = Progress(quiet=True)

@@ -1,1 +1,2 @@
-"""What was measured: figures with intervals, paired comparisons, baselines. Needs no torch."""
+"""What was measured: figures with intervals, paired comparisons, baselines, and, with torch, the lens and
+weight changes."""

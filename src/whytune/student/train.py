@@ -8,7 +8,7 @@ last checkpoint and ends where the uninterrupted one ends, bit for bit on a CPU 
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from whytune.student.effort import label_share
 from whytune.student.encode import Bundle
 from whytune.student.models import Student
 from whytune.student.objective import terms, weighted_nll
+from whytune.student.tracking import Tracked, Trackers
 
 SAMPLE = 12
 """Conversations on which the label's share of the gradient is measured."""
@@ -94,6 +95,7 @@ def train(
     measure: Callable[[], dict[str, float]],
     keep: Callable[[int], None] = lambda step: None,
     advance: Callable[[int, float], None] = lambda step, loss: None,
+    track: Tracked | None = None,
 ) -> Trained:
     """Teach a student its lessons, in place.
 
@@ -108,12 +110,18 @@ def train(
         keep: called with the step after each measurement, before its checkpoint is written: what it
             keeps of the student is whole wherever training goes on from.
         advance: called after each update with the step and its loss.
+        track: how the trackers of `report_to` know this training; None: they are not told.
 
     Raises:
         TrainingError: a loss that is not a finite number, or an update in which nothing weighs.
+        RecipeError: a tracker cannot be started.
     """
     is_bf16 = student.model.dtype is torch.bfloat16
-    accelerator = Accelerator(mixed_precision="bf16" if is_bf16 else "no")
+    told = bool(track and settings.report_to)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if is_bf16 else "no",
+        log_with=settings.report_to if told else None, project_dir=track and track.folder,
+    )  # fmt: skip
     total = schedule(len(bundles), settings, accelerator.num_processes)
     parameters = [p for p in student.model.parameters() if p.requires_grad]
     optimizer = AdamW(
@@ -129,7 +137,11 @@ def train(
                  seed, folder)  # fmt: skip
     torch.manual_seed(seed)
     loop.resume()
-    loop.run(measure, keep, advance)
+    with ExitStack() as stack:
+        if track and told and accelerator.is_main_process:
+            loop.trackers = Trackers(accelerator, track)
+            stack.callback(loop.trackers.finish)
+        loop.run(measure, keep, advance)
     return Trained(
         history=tuple(loop.at.history),
         updates=loop.at.step,
@@ -153,6 +165,7 @@ class _Loop:
         self.optimizer, self.scheduler = optimizer, scheduler
         self.total, self.seed, self.folder = total, seed, folder
         self.at = Progress()
+        self.trackers: Trackers | None = None
         self.best_adapter: dict[str, Tensor] = {}
         self.order: list[int] = []
         self.stream = lesson_order(len(bundles), seed)
@@ -172,8 +185,11 @@ class _Loop:
             self.at.step += 1
             self.at.loss_sum += loss
             advance(self.at.step, loss)
-            if self.at.step % every == 0 or self.at.step == self.total:
+            measuring = self.at.step % every == 0 or self.at.step == self.total
+            if measuring:
                 self._measure(measure)
+            self._tell(loss, measuring)
+            if measuring:
                 keep(self.at.step)
                 self._save()
         if self.settings.load_best_model_at_end and self.best_adapter:
@@ -262,6 +278,17 @@ class _Loop:
             if self.settings.load_best_model_at_end:
                 state = get_peft_model_state_dict(self.student.adapted)
                 self.best_adapter = {name: t.detach().clone() for name, t in state.items()}
+
+    def _tell(self, loss: float, measured: bool) -> None:
+        """Tell the trackers of an update, and of the measurement after it."""
+        if self.trackers is None:
+            return
+        values = {"train/loss": loss, "train/learning_rate": self.scheduler.get_last_lr()[0]}
+        if measured:
+            row = self.at.history[-1]
+            values |= {f"eval/{name}": row[name] for name in ("label_nll", "label_share")}
+            values |= {f"eval/{task}/label_nll": nll for task, nll in row["label_nlls"].items()}
+        self.trackers.tell(self.at.step, values)
 
     def mean_label_share(self) -> float:
         steps = [0, *(row["step"] for row in self.at.history)]

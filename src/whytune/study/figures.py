@@ -27,6 +27,8 @@ DARK, LIGHT = "#1b2a35", "white"
 """Numbers on light and on dark cells."""
 CELLS = ("#e6eef4", "#7fb0d0", "#0072B2", "#003a5c")
 WIDTH = 290
+GROWN = 1.4
+"""How much larger than drawn a picture may be on a page, lest its text shout."""
 PANEL = 136
 MOST_WRITTEN_CELLS = 8
 """Labels up to which the numbers of a confusion matrix fit into its cells."""
@@ -247,8 +249,12 @@ def inline(drawing: str, key: str) -> str:
     `key` goes before every id, because the ids of several drawings would meet on one page.
     """
     head, rest = drawing.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head)
+    box = re.search(r'viewBox="0 0 ([0-9.]+) [^"]*"', head)
+    assert box is not None  # vega always says how large a drawing is
     rest = rest.replace(INK, "currentColor")
     rest = re.sub(r'\bid="', f'id="{key}-', rest)
     rest = rest.replace("url(#", f"url(#{key}-").replace('href="#', f'href="#{key}-')
-    return f'<svg {box.group() if box else ""} aria-hidden="true" focusable="false">{rest}'
+    widest = round(GROWN * float(box[1]))
+    return (
+        f'<svg {box[0]} style="--widest:{widest}px" aria-hidden="true" focusable="false">{rest}'
+    )

@@ -24,7 +24,8 @@ from whytune.study import (
     inside_words,
     report,
 )
-from whytune.study.inside_rows import UNTAUGHT, Read
+from whytune.study.inside_figures import UNTAUGHT
+from whytune.study.inside_rows import Read
 from whytune.study.inside_who import Cohort, Setting
 from whytune.study.stored import Record
 from whytune.study.summary import Materials
@@ -109,7 +110,7 @@ def _study(folder: Path) -> list[Setting]:
 def _analyzed(
     settings: Sequence[Setting], how: Inside, out: Path, show: Progress, *, answers: bool = True
 ) -> dict[str, Any]:
-    rows: dict[str, list[Record]] = {name: [] for name in inside_rows.LISTS}
+    rows: dict[str, list[Record]] = {name: [] for name in inside_page.LISTS}
     notes = []
     for setting in settings:
         if setting.weighed:

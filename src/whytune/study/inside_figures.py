@@ -11,9 +11,10 @@ import altair as alt
 
 from whytune.evidence.delta_tables import PROJECTIONS
 from whytune.study.figures import CELLS, DARK, INK, LIGHT, WIDTH, Chart, arm_colour, inline_rows
-from whytune.study.inside_rows import UNTAUGHT
 from whytune.study.stored import Record
 
+UNTAUGHT = "no fine-tuning"
+"""Names the base model, read with the adapter switched off."""
 _STEP = 13
 """Pixels of a row: 31 blocks fit on a screen."""
 _FAR = 4.5

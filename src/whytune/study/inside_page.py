@@ -9,13 +9,16 @@ from pathlib import Path
 from whytune import store
 from whytune.evidence.blocks import SURE
 from whytune.evidence.delta_tables import PROJECTIONS
-from whytune.study import inside_figures, inside_rows, latex
+from whytune.study import inside_figures, latex
 from whytune.study.grids import Column, Grid, grid
 from whytune.study.page import environment
 from whytune.study.pictures import Picture, key_of, picture, write_table
 from whytune.study.stored import Record
 
 NAME = "inside.json"
+LISTS = ("levels", "differences", "table6", "decisions", "decisions_apart", "ranks", "spoken", "changes",
+         "weights", "table5", "along_levels", "along_weights")  # fmt: skip
+"""Lists of rows in `inside.json`."""
 FEW_LABELS = 8
 """Labels up to which a picture of ranks shows them all; of more, the first ones."""
 FEW_WORDS = 24
@@ -73,7 +76,7 @@ def of_study(folder: Path) -> Iterator[Panel]:
         places |= {(row["corpus"], row["task"]): None for row in found[name]}
     for corpus, task in places:
         own = {name: [row for row in found[name] if (row["corpus"], row["task"]) == (corpus, task)]
-               for name in inside_rows.LISTS}  # fmt: skip
+               for name in LISTS}  # fmt: skip
         lead = f"{corpus}, {task}: " if corpus else ""
         sentences = [line.removeprefix(lead) for line in found["sentences"]
                      if not lead or line.startswith(lead)]  # fmt: skip

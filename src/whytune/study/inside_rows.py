@@ -27,11 +27,6 @@ FIGURES = ("entropy", "label_entropy", "top_prob", "kl", "gold_prob", "gold_rank
 """Figures by block. Of ranks log10(1 + rank): means of ranks would be those of the worst alone."""
 COMPARED = ("entropy", "label_entropy", "gold_prob")
 """Figures on which arms are held against each other, block by block."""
-LISTS = ("levels", "differences", "table6", "decisions", "decisions_apart", "ranks", "spoken", "changes",
-         "weights", "table5", "along_levels", "along_weights")  # fmt: skip
-"""Lists of rows in `inside.json`."""
-UNTAUGHT = "no fine-tuning"
-"""Names the base model, read with the adapter switched off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

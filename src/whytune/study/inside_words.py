@@ -99,10 +99,10 @@ def _signed(row: Record) -> str:
 def _decided(row: Record, decisions: Sequence[Record]) -> str:
     of_arm = {one["arm"]: one["value"] for one in decisions
               if all(one[key] == row[key] for key in ("corpus", "task", "figure"))}  # fmt: skip
-    found = row["p"] is not None and row["p"] <= LEVEL
+    chance = row["low"] is None or not (row["low"] > 0 or row["high"] < 0)
     return (
         f"{_place(row['corpus'], row['task'])}what {row['arm']} says in the end is on top from block "
         f"{of_arm[row['arm']]:.1f} on, on average, and what {row['base']} says from block "
         f"{of_arm[row['base']]:.1f} on: {_signed(row)} blocks"
-        f"{'' if found else ', which may be chance'}."
+        f"{', which may be chance' if chance else ''}."
     )
