@@ -22,6 +22,7 @@ from typer.main import get_command
 
 from whytune import cli
 from whytune.progress import Advance, Progress
+from whytune.study.inside_page import LISTS
 
 STUDY = """
 name: tiny
@@ -333,6 +334,9 @@ TOLD: dict[str, tuple[list[str], set[str]]] = {
                  {"n", "unreadable", "reference", "labels", "metrics", "confusion"}),
     "report": (["studies/tiny"], {"report"}),
     "compare": (["studies/tiny"], {"settings", "sentences", "notes"}),
+    "analyze": ([f"studies/tiny/runs/{RUNS[0]}", "--examples", "2", "--out", "inside"],
+                {"started", "command", "versions", "hardware", "how", "settings", "sentences",
+                 "notes", "page", *LISTS}),
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from whytune import recipe_file, run_folder, store
 from whytune.errors import FolderError, RecipeError
 from whytune.material import Material
 from whytune.recipe import Recipe, digest
+from whytune.recipe_student import Train
 from whytune.run_folder import Cell
 
 FINGERPRINTS = "fingerprints.json"
@@ -144,6 +145,19 @@ def _told(recipe: Recipe, cell: Cell, arms: Sequence[str], data: bool) -> dict[s
             **{name: tree[name] for name in _DATA},
         }
     return kept
+
+
+def settings(recipe: Recipe, cell: Cell, train: Train) -> dict[str, Any]:
+    """Dotted knob -> value, of all that a cell depends on beside its data.
+
+    Args:
+        recipe: of the study.
+        cell: which student.
+        train: its own training, where its arm is matched to another.
+    """
+    student = {"corpus": cell.corpus, "task": cell.task, "seed": cell.seed}
+    told = _told(recipe, cell, [cell.arm], data=False)
+    return {**student, **_leaves({**told, "train": train.effective()})}
 
 
 def fingerprints(cell: Cell, materials: Sequence[Material]) -> dict[str, Any]:

@@ -62,6 +62,11 @@ def checked(recipe: Recipe) -> tuple[Generator, Path]:
             "so say of which tasks"
         )
     train = settings.train
+    if train.report_to:
+        raise RecipeError(
+            f"generator.train.report_to: found {', '.join(train.report_to)}, expected none; trackers "
+            "are told of students alone: drop it here, train.report_to has them"
+        )
     if train.load_best_model_at_end or train.early_stopping_patience is not None:
         for name, spec in settings.corpora.items():
             if not spec.validation:

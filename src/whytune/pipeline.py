@@ -80,6 +80,7 @@ def run(
         WhytuneError: whatever stops it; the folder stays fit to go on from.
     """
     require_torch()
+    require_trackers(recipe)
     from whytune.student import models
 
     clock = Clock()
@@ -172,12 +173,26 @@ def require_torch() -> None:
         ) from None
 
 
+def require_trackers(recipe: Recipe) -> None:
+    """Say how to get what `train.report_to` names, where it is missing.
+
+    Raises:
+        MissingExtraError: the package of a tracker, or torch, is not installed.
+    """
+    if recipe.train.report_to:
+        require_torch()
+        from whytune.student import tracking
+
+        tracking.check(recipe.train.report_to)
+
+
 def _teach(
     recipe: Recipe, settings: Train, cell: run_folder.Cell, materials: Sequence[Material], student: "Student",
     bundles: "Sequence[Bundle]", folder: Path, show: Progress,
 ) -> "Trained":  # fmt: skip
     from whytune.student import models, train
     from whytune.student.predict import predict
+    from whytune.student.tracking import Tracked
 
     tasks, layout = [m.task for m in materials], run_folder.layout(cell, materials)
     watched = together(materials, run_folder.watched_split(materials))[: recipe.train.eval_limit]
@@ -206,6 +221,8 @@ def _teach(
         return train.train(
             student, bundles, settings, seed=cell.seed, folder=folder / "checkpoints",
             measure=measure, keep=keep, advance=advance_to,
+            track=Tracked(project=recipe.name, run=cell.id, folder=folder / "trackers",
+                          settings=cell_state.settings(recipe, cell, settings)),
         )  # fmt: skip
 
 

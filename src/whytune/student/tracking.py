@@ -10,10 +10,10 @@ import json
 import math
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
@@ -32,9 +32,18 @@ class Tracked:
     run: str
     """The cell."""
     folder: Path
-    """Where files of the trackers go that do not choose a place themselves."""
+    """Where the files go of trackers that choose no place themselves."""
     settings: Mapping[str, Any]
     """Knob -> value, as the run's configuration."""
+
+
+class Tell(Protocol):
+    """Tells trackers of an update."""
+
+    def __call__(
+        self, step: int, loss: float, rate: float, measured: Mapping[str, Any] | None
+    ) -> None:
+        """Its number, loss and learning rate, and the row of the measurement after it, if any."""
 
 
 def check(names: Sequence[Tracker]) -> None:
@@ -52,70 +61,82 @@ def check(names: Sequence[Tracker]) -> None:
         )
 
 
-class Trackers:
-    """Those of one training; to be called by its main process alone."""
+def options(tracked: Tracked | None, names: Sequence[Tracker]) -> dict[str, Any]:
+    """What an `Accelerator` is to know of the trackers of a training; nothing where none is told."""
+    return {"log_with": list(names), "project_dir": tracked.folder} if tracked and names else {}
 
-    def __init__(self, accelerator: Accelerator, tracked: Tracked):
-        """Start them, or go on with the runs of an earlier start.
 
-        Args:
-            accelerator: made with `log_with` and with the folder as `project_dir`.
-            tracked: which training.
+@contextlib.contextmanager
+def telling(accelerator: Accelerator, tracked: Tracked | None) -> Iterator[Tell]:
+    """Start the trackers of a training, or go on with the runs of an earlier start; they end with
+    the block.
 
-        Raises:
-            RecipeError: one of them cannot be started.
-        """
-        self._accelerator = accelerator
-        tracked.folder.mkdir(parents=True, exist_ok=True)
-        self._steps = tracked.folder / "steps"
-        self._told = _last(self._steps)
-        self._start(tracked)
+    Args:
+        accelerator: made with `options`.
+        tracked: which training.
 
-    def _start(self, tracked: Tracked) -> None:
-        mark = tracked.folder / "runs.json"
-        before = store.read_json(mark) if mark.exists() else {}
-        runs = before or {"wandb": uuid.uuid4().hex[:12]}
-        on = "allow" if before else "never"
-        options: dict[str, dict[str, Any]] = {
-            "wandb": {"name": tracked.run, "id": runs["wandb"], "resume": on,
-                      "dir": str(tracked.folder)},
-            "trackio": {"name": tracked.run, "resume": on},
-            "mlflow": {"run_name": tracked.run, "run_id": runs.get("mlflow")},
-        }  # fmt: skip
-        settings = {name: _scalar(value) for name, value in tracked.settings.items()}
-        try:
-            with _aside():
-                self._accelerator.init_trackers(
-                    tracked.project, None if before else settings, options
-                )
-        except Exception as error:
-            names = ", ".join(str(name) for name in self._accelerator.log_with)
-            raise RecipeError(
-                f"train.report_to: {names}: found {type(error).__name__} ({error}), expected a "
-                "tracker that starts; set it up as its own manual says, or drop it from the list"
-            ) from error
-        for tracker in self._accelerator.trackers:
-            if tracker.name == "mlflow":
-                runs["mlflow"] = tracker.tracker.info.run_id
-        store.write_json(mark, runs)
+    Raises:
+        RecipeError: one of them cannot be started.
+    """
+    # Of several processes one tells; accelerate leaves that to us for those that can tell of all.
+    if tracked is None or not accelerator.log_with or not accelerator.is_main_process:
+        yield lambda step, loss, rate, measured: None
+        return
+    _start(accelerator, tracked)
+    steps = tracked.folder / "steps"
+    before = _last(steps)
 
-    def tell(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell them of an update, unless they know of it; what is no finite number is left out."""
-        if step <= self._told:
+    def tell(step: int, loss: float, rate: float, measured: Mapping[str, Any] | None) -> None:
+        if step <= before:
             return
-        # First, so that no step is told twice. A line outlives the process, though not the computer.
-        with self._steps.open("a", encoding="utf-8") as file:
+        # First, so that no step is told twice. The line outlives this process, if not the computer.
+        with steps.open("a", encoding="utf-8") as file:
             file.write(f"{step}\n")
-        self._told = step
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._accelerator.log(finite, step=step)
+        accelerator.log(_values(loss, rate, measured), step=step)
 
-    def finish(self) -> None:
-        """Let them write what they hold."""
+    try:
+        yield tell
+    finally:
         with _aside():
-            for tracker in self._accelerator.trackers:
+            for tracker in accelerator.trackers:
                 tracker.finish()
-        self._accelerator.trackers.clear()
+
+
+def _start(accelerator: Accelerator, tracked: Tracked) -> None:
+    mark = tracked.folder / "runs.json"
+    before = store.read_json(mark) if mark.exists() else {}
+    runs = before or {"wandb": uuid.uuid4().hex[:12]}
+    resume = "allow" if before else "never"
+    own: dict[str, dict[str, Any]] = {
+        "wandb": {"name": tracked.run, "id": runs["wandb"], "resume": resume,
+                  "dir": str(tracked.folder)},
+        "trackio": {"name": tracked.run, "resume": resume},
+        "mlflow": {"run_name": tracked.run, "run_id": runs.get("mlflow")},
+    }  # fmt: skip
+    settings = {name: _scalar(value) for name, value in tracked.settings.items()}
+    tracked.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _aside():
+            accelerator.init_trackers(tracked.project, None if before else settings, own)
+    except Exception as error:
+        raise RecipeError(
+            f"train.report_to: {', '.join(map(str, accelerator.log_with))}: found "
+            f"{type(error).__name__} ({error}), expected trackers that start; set them up as their "
+            "manuals say, or drop them from the list"
+        ) from error
+    for tracker in accelerator.trackers:
+        if tracker.name == "mlflow":
+            runs["mlflow"] = tracker.tracker.info.run_id
+    store.write_json(mark, runs)
+
+
+def _values(loss: float, rate: float, measured: Mapping[str, Any] | None) -> dict[str, float]:
+    """What is told of an update, without what is no finite number."""
+    values = {"train/loss": loss, "train/learning_rate": rate}
+    if measured is not None:
+        values |= {f"eval/{name}": measured[name] for name in ("label_nll", "label_share")}
+        values |= {f"eval/{task}/label_nll": nll for task, nll in measured["label_nlls"].items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _last(steps: Path) -> int:
@@ -127,7 +148,7 @@ def _last(steps: Path) -> int:
 
 
 def _aside() -> contextlib.AbstractContextManager[Any]:
-    """What they say goes to standard error, as all that is no result."""
+    """What they print goes to standard error, as all that is no result."""
     return contextlib.redirect_stdout(sys.stderr)
 
 

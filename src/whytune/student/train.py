@@ -8,7 +8,7 @@ last checkpoint and ends where the uninterrupted one ends, bit for bit on a CPU 
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from whytune.student.effort import label_share
 from whytune.student.encode import Bundle
 from whytune.student.models import Student
 from whytune.student.objective import terms, weighted_nll
-from whytune.student.tracking import Tracked, Trackers
+from whytune.student.tracking import Tell, Tracked, options, telling
 
 SAMPLE = 12
 """Conversations on which the label's share of the gradient is measured."""
@@ -117,11 +117,8 @@ def train(
         RecipeError: a tracker cannot be started.
     """
     is_bf16 = student.model.dtype is torch.bfloat16
-    told = bool(track and settings.report_to)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if is_bf16 else "no",
-        log_with=settings.report_to if told else None, project_dir=track and track.folder,
-    )  # fmt: skip
+    accelerator = Accelerator(mixed_precision="bf16" if is_bf16 else "no",
+                              **options(track, settings.report_to))  # fmt: skip
     total = schedule(len(bundles), settings, accelerator.num_processes)
     parameters = [p for p in student.model.parameters() if p.requires_grad]
     optimizer = AdamW(
@@ -137,11 +134,8 @@ def train(
                  seed, folder)  # fmt: skip
     torch.manual_seed(seed)
     loop.resume()
-    with ExitStack() as stack:
-        if track and told and accelerator.is_main_process:
-            loop.trackers = Trackers(accelerator, track)
-            stack.callback(loop.trackers.finish)
-        loop.run(measure, keep, advance)
+    with telling(accelerator, track) as tell:
+        loop.run(measure, keep, advance, tell)
     return Trained(
         history=tuple(loop.at.history),
         updates=loop.at.step,
@@ -165,7 +159,6 @@ class _Loop:
         self.optimizer, self.scheduler = optimizer, scheduler
         self.total, self.seed, self.folder = total, seed, folder
         self.at = Progress()
-        self.trackers: Trackers | None = None
         self.best_adapter: dict[str, Tensor] = {}
         self.order: list[int] = []
         self.stream = lesson_order(len(bundles), seed)
@@ -174,7 +167,7 @@ class _Loop:
 
     def run(
         self, measure: Callable[[], dict[str, float]], keep: Callable[[int], None],
-        advance: Callable[[int, float], None],
+        advance: Callable[[int, float], None], tell: Tell,
     ) -> None:  # fmt: skip
         every = self.settings.eval_steps or max(1, round(len(self.bundles) / self.size))
         patience = self.settings.early_stopping_patience
@@ -188,7 +181,8 @@ class _Loop:
             measuring = self.at.step % every == 0 or self.at.step == self.total
             if measuring:
                 self._measure(measure)
-            self._tell(loss, measuring)
+            rate = float(self.scheduler.get_last_lr()[0])
+            tell(self.at.step, loss, rate, self.at.history[-1] if measuring else None)
             if measuring:
                 keep(self.at.step)
                 self._save()
@@ -278,17 +272,6 @@ class _Loop:
             if self.settings.load_best_model_at_end:
                 state = get_peft_model_state_dict(self.student.adapted)
                 self.best_adapter = {name: t.detach().clone() for name, t in state.items()}
-
-    def _tell(self, loss: float, measured: bool) -> None:
-        """Tell the trackers of an update, and of the measurement after it."""
-        if self.trackers is None:
-            return
-        values = {"train/loss": loss, "train/learning_rate": self.scheduler.get_last_lr()[0]}
-        if measured:
-            row = self.at.history[-1]
-            values |= {f"eval/{name}": row[name] for name in ("label_nll", "label_share")}
-            values |= {f"eval/{task}/label_nll": nll for task, nll in row["label_nlls"].items()}
-        self.trackers.tell(self.at.step, values)
 
     def mean_label_share(self) -> float:
         steps = [0, *(row["step"] for row in self.at.history)]

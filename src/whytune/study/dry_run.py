@@ -7,7 +7,7 @@ Tokens are counted; hours are those of a few timed conversations, and memory is 
 from dataclasses import dataclass
 from pathlib import Path
 
-from whytune import cell_state
+from whytune import cell_state, pipeline
 from whytune.cell_state import State
 from whytune.material import gather
 from whytune.progress import Progress
@@ -91,6 +91,7 @@ def plan(recipe: Recipe, folder: Path, show: Progress) -> DryRun:
         WhytuneError: the data or the model cannot be had, an arm cannot be taught, or a run cannot
             be read. Cells that changed are told, not raised.
     """
+    pipeline.require_trackers(recipe)
     materials = gather(recipe, stand_in=True)
     calibrating.check(recipe, materials)
     asked = grid.cells(recipe, grid.teaching(materials))

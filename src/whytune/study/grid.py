@@ -128,6 +128,7 @@ def study(recipe: Recipe, folder: Path, show: Progress, on: str | None = None) -
 
 def _gathered(recipe: Recipe, show: Progress) -> Materials:
     """The material, once the reasons that it teaches are written."""
+    pipeline.require_trackers(recipe)
     if any(arm.spoken == "generated" for arm in recipe.arms.values()):
         gather(recipe, stand_in=True)  # what else is wrong is told before hours of writing
         pipeline.require_torch()
