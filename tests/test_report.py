@@ -16,7 +16,7 @@ from whytune import store
 from whytune.errors import FolderError
 from whytune.evidence.metrics import BINS, scorecard
 from whytune.records import Kind, Label, Outcome, Prediction, Reference, Task
-from whytune.study import report, tables, titles
+from whytune.study import figures, report, tables, titles
 from whytune.study.folder import Answer, parts, read_summary
 
 ATTACK = (
@@ -374,3 +374,15 @@ def test_page_fits_a_phone_and_asks_nobody(built: Path, scheme: Any) -> None:
     assert smallest >= 9
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_values_can_be_read_where_the_pointer_rests() -> None:
+    """A mark with a description gets a title, stays where it is, and says no more digits than help."""
+    rows = [{"arm": "why", "name": "why", "figure": "MSE", "role": "arm", "value": 1 / 3,
+             "low": 0.2, "high": 0.5}]  # fmt: skip
+    drawing = figures.svg(figures.standing(rows, ["why"]))
+    (point,) = re.findall(r"<path([^>]*)><title>([^<]*)</title></path>", drawing)
+    assert "transform=" in point[0]  # where the point stands
+    assert 'd="M' in point[0]
+    assert point[1] == "MSE: 0.333; name: why; role: arm"
+    assert "aria-label" not in drawing

@@ -99,7 +99,8 @@ def telling(accelerator: Accelerator, tracked: Tracked | None) -> Iterator[Tell]
     finally:
         with _aside():
             for tracker in accelerator.trackers:
-                tracker.finish()
+                # trackio ends its current run once more at exit, and says so, unless told itself.
+                (sys.modules["trackio"] if tracker.name == "trackio" else tracker).finish()
 
 
 def _start(accelerator: Accelerator, tracked: Tracked) -> None:
@@ -107,13 +108,14 @@ def _start(accelerator: Accelerator, tracked: Tracked) -> None:
     before = store.read_json(mark) if mark.exists() else {}
     runs = before or {"wandb": uuid.uuid4().hex[:12]}
     resume = "allow" if before else "never"
+    settings = {name: _scalar(value) for name, value in tracked.settings.items()}
     own: dict[str, dict[str, Any]] = {
         "wandb": {"name": tracked.run, "id": runs["wandb"], "resume": resume,
                   "dir": str(tracked.folder)},
-        "trackio": {"name": tracked.run, "resume": resume},
+        # It keeps the configuration of its last start alone.
+        "trackio": {"name": tracked.run, "resume": resume, "config": settings},
         "mlflow": {"run_name": tracked.run, "run_id": runs.get("mlflow")},
     }  # fmt: skip
-    settings = {name: _scalar(value) for name, value in tracked.settings.items()}
     tracked.folder.mkdir(parents=True, exist_ok=True)
     try:
         with _aside():

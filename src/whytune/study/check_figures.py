@@ -19,10 +19,10 @@ def scores(rows: Sequence[Record]) -> Chart:
     x = alt.X("score:Q", title="Score", scale=alt.Scale(domain=[-0.04, 1.04], nice=False),
               axis=alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", grid=False))  # fmt: skip
     base = alt.Chart(inline_rows(rows)).encode(x=x)
-    bars = base.mark_bar(size=9, color=REFERENCE, opacity=0.7)
+    bars = base.mark_bar(aria=True, size=9, color=REFERENCE, opacity=0.7)
     # A point at zero would say no more than an absent bar does.
     seen = alt.Chart(inline_rows([row for row in rows if row["measured"]])).encode(x=x)
-    points = seen.mark_point(filled=True, size=40, opacity=1, color=PALETTE[0])
+    points = seen.mark_point(aria=True, filled=True, size=40, opacity=1, color=PALETTE[0])
     return alt.layer(
         bars.encode(y=alt.Y("taught:Q", title="Share", axis=_percent())),
         points.encode(y=alt.Y("measured:Q", title="Share")),
@@ -35,8 +35,8 @@ def labels(rows: Sequence[Record], order: Sequence[str]) -> Chart:
     base = alt.Chart(inline_rows(rows)).encode(
         y=alt.Y("label:N", title=None, sort=list(order), axis=side)
     )
-    bars = base.mark_bar(color=REFERENCE, opacity=0.7, height=12)
-    points = base.mark_point(filled=True, size=40, opacity=1, color=PALETTE[0])
+    bars = base.mark_bar(aria=True, color=REFERENCE, opacity=0.7, height=12)
+    points = base.mark_point(aria=True, filled=True, size=40, opacity=1, color=PALETTE[0])
     return alt.layer(
         bars.encode(x=alt.X("taught:Q", title="Share", axis=_percent())),
         points.encode(x=alt.X("measured:Q")),
@@ -72,7 +72,7 @@ def _bars(rows: Sequence[Record] | None) -> alt.Chart:
     axis = alt.Axis(grid=False, tickCount=5)
     scale = alt.Scale(zero=True, nice=True)
     x = alt.X("start:Q", bin="binned", title="Tokens", axis=axis, scale=scale)
-    bars = chart.mark_bar(color=PALETTE[0], opacity=0.85, stroke=None, binSpacing=1)
+    bars = chart.mark_bar(aria=True, color=PALETTE[0], opacity=0.85, stroke=None, binSpacing=1)
     drawn: alt.Chart = bars.encode(x=x, x2="end:Q")
     return drawn
 
@@ -101,7 +101,9 @@ def beginnings(rows: Sequence[Record], title: str) -> Chart:
     # As wide for every arm, so that drawings beside each other have one scale.
     side = alt.Axis(domain=False, ticks=False, minExtent=80, maxExtent=80)
     order = [row["word"] for row in rows]
-    bars = alt.Chart(inline_rows(rows)).mark_bar(color=PALETTE[0], opacity=0.85, height=10)
+    bars = alt.Chart(inline_rows(rows)).mark_bar(
+        aria=True, color=PALETTE[0], opacity=0.85, height=10
+    )
     y = alt.Y("word:N", title=None, sort=order, axis=side)
     x = alt.X("share:Q", title="Explanations that hold it", axis=_percent())
     return alt.layer(bars.encode(x=x, y=y)).properties(

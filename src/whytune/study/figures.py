@@ -33,8 +33,11 @@ PANEL = 136
 MOST_WRITTEN_CELLS = 8
 """Labels up to which the numbers of a confusion matrix fit into its cells."""
 
-_DESCRIBED = re.compile(r'<(\w+) aria-label="([^"]*)" role="graphics-symbol"[^>]*?( d="[^>]*?)/>')
+_DESCRIBED = re.compile(
+    r'<(\w+) aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="[^"]*"([^>]*)/>'
+)
 """A mark with a description: a browser shows only a title where the pointer rests."""
+_LONG = re.compile(r"-?\d+\.\d{4,}")
 _TEXT = {"labelColor": INK, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11.5,
          "titleFontWeight": "normal"}  # fmt: skip
 THEME: dict[str, Any] = {
@@ -99,7 +102,7 @@ def curves(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
     return alt.layer(
         thin.encode(x=x, y=y, color=colour, detail="seed:N"),
         bold.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=_dash(arms)),
-        bold.mark_point(filled=True, size=32, opacity=1).encode(
+        bold.mark_point(aria=True, filled=True, size=32, opacity=1).encode(
             x=x, y=y, color=colour, shape=shape
         ),
     ).properties(width=WIDTH, height=210)
@@ -110,7 +113,7 @@ def distribution(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
     x = alt.X("score:Q", title="Score", scale=alt.Scale(domain=[-0.04, 1.04], nice=False),
               axis=alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", grid=False))  # fmt: skip
     y = alt.Axis(format="%", tickCount=3)
-    bars = alt.Chart().mark_bar(size=5, color=REFERENCE, opacity=0.6)
+    bars = alt.Chart().mark_bar(aria=True, size=5, color=REFERENCE, opacity=0.6)
     line = alt.Chart().mark_line(interpolate="step", strokeWidth=1.8)
     layers = alt.layer(
         bars.encode(x=x, y=alt.Y("reference:Q", title="Share", axis=y)),
@@ -124,8 +127,10 @@ def frequencies(rows: Sequence[Record], arms: Sequence[str], labels: Sequence[st
     y = alt.Y("label:N", title=None, sort=list(labels), axis=alt.Axis(domain=False, ticks=False))
     axis = alt.Axis(format="%", tickCount=5)
     first = [row for row in rows if row["arm"] == arms[0]]
-    bars = alt.Chart(inline_rows(first)).mark_bar(color=REFERENCE, opacity=0.6, height=12)
-    points = alt.Chart(inline_rows(rows)).mark_point(filled=True, size=52, opacity=1)
+    bars = alt.Chart(inline_rows(first)).mark_bar(
+        aria=True, color=REFERENCE, opacity=0.6, height=12
+    )
+    points = alt.Chart(inline_rows(rows)).mark_point(aria=True, filled=True, size=52, opacity=1)
     return alt.layer(
         bars.encode(y=y, x=alt.X("reference:Q", title="Share of examples", axis=axis)),
         points.encode(y=y, x=alt.X("predicted:Q"), color=arm_colour(arms), shape=_shape(arms)),
@@ -144,7 +149,7 @@ def reliability(rows: Sequence[Record], arms: Sequence[str]) -> Chart:
     layers = alt.layer(
         even.encode(x=x, y=y),
         base.mark_line(strokeWidth=1.2, opacity=0.6),
-        base.mark_point(filled=True, size=26, opacity=1),
+        base.mark_point(aria=True, filled=True, size=26, opacity=1),
     ).properties(width=PANEL, height=PANEL)
     return _by_arm(layers, rows, arms)
 
@@ -167,7 +172,9 @@ def standing(rows: Sequence[Record], names: Sequence[str]) -> Chart:
             base.mark_rule(strokeWidth=1.4).encode(
                 y=y, x=alt.X("low:Q"), x2="high:Q", color=colour
             ),
-            base.mark_point(filled=True, size=44, opacity=1).encode(y=y, x=x, color=colour),
+            base.mark_point(aria=True, filled=True, size=44, opacity=1).encode(
+                y=y, x=x, color=colour
+            ),
         ]
         if raters:
             layers.append(alt.Chart(inline_rows(raters)).mark_rule(
@@ -190,7 +197,7 @@ def by_slice(rows: Sequence[Record], arms: Sequence[str], title: str) -> Chart:
         panels.append(
             alt.layer(
                 base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q"), x2="high:Q"),
-                base.mark_point(filled=True, size=30, opacity=1).encode(x=x),
+                base.mark_point(aria=True, filled=True, size=30, opacity=1).encode(x=x),
             ).properties(
                 width=WIDTH - 70, height=alt.Step(9 * len(arms) + 8, **{"for": "position"})
             )
@@ -221,7 +228,7 @@ def confusion(rows: Sequence[Record], labels: Sequence[str], title: str) -> Char
     shade = alt.Color("share:Q", scale=alt.Scale(domain=[0, 0.33, 0.67, 1], range=list(CELLS)),
                       legend=None)  # fmt: skip
     chart = alt.Chart(inline_rows(rows)).encode(x=x, y=y)
-    layers = [chart.mark_rect(stroke=None).encode(color=shade)]
+    layers = [chart.mark_rect(aria=True, stroke=None).encode(color=shade)]
     if written:
         ink = alt.condition(alt.datum.share > 0.4, alt.value(LIGHT), alt.value(DARK))
         some = inline_rows([row for row in rows if row["count"]])
@@ -240,7 +247,13 @@ def svg(chart: Chart) -> str:
     spec = chart.to_dict() | {"config": THEME}
     major, minor, *_ = alt.SCHEMA_VERSION.removeprefix("v").split(".")
     drawing: str = vl_convert.vegalite_to_svg(spec, vl_version=f"{major}.{minor}")
-    return _DESCRIBED.sub(r"<\1\3><title>\2</title></\1>", drawing)
+    return _DESCRIBED.sub(_titled, drawing)
+
+
+def _titled(mark: re.Match[str]) -> str:
+    name, said, rest = mark.groups()
+    said = _LONG.sub(lambda number: f"{float(number[0]):.3g}", said)
+    return f"<{name}{rest}><title>{said}</title></{name}>"
 
 
 def inline(drawing: str, key: str) -> str:
@@ -255,6 +268,4 @@ def inline(drawing: str, key: str) -> str:
     rest = re.sub(r'\bid="', f'id="{key}-', rest)
     rest = rest.replace("url(#", f"url(#{key}-").replace('href="#', f'href="#{key}-')
     widest = round(GROWN * float(box[1]))
-    return (
-        f'<svg {box[0]} style="--widest:{widest}px" aria-hidden="true" focusable="false">{rest}'
-    )
+    return f'<svg {box[0]} style="--widest:{widest}px" aria-hidden="true" focusable="false">{rest}'

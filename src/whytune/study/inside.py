@@ -25,7 +25,6 @@ from whytune.study import (
     report,
 )
 from whytune.study.inside_figures import UNTAUGHT
-from whytune.study.inside_rows import Read
 from whytune.study.inside_who import Cohort, Setting
 from whytune.study.stored import Record
 from whytune.study.summary import Materials
@@ -149,44 +148,44 @@ def _told(setting: Setting) -> Record:
         "corpus": setting.corpus, "tasks": [task.name for task in setting.tasks],
         "examples": len(setting.examples), "pairs": [list(pair) for pair in setting.pairs],
         "arms": [{"arm": name, "layout": cohort.layout,
-                  "seeds": [member.seed for member in cohort.members],
-                  "adapters": [str(member.adapter) for member in cohort.members]}
+                  "seeds": [member.seed for member in cohort.members]}
                  for name, cohort in setting.cohorts.items()],
     }  # fmt: skip
 
 
 def _answers(setting: Setting, how: Inside) -> Iterator[tuple[str, Iterator[Record]]]:
+    draws = _draws(setting)
     for task in setting.tasks:
-        draws = _draws(setting)
         at = {"corpus": setting.corpus, "task": task.name}
-        read: dict[str, Read] = {}
-        for name, cohort in setting.cohorts.items():
-            own = None if cohort.head else inside_rows.read(cohort, task)
-            if own is not None:
-                read[name] = own
-                place = {**at, "arm": name, "seeds": len(cohort.members), "n": len(own.ids)}
-                yield "levels", inside_rows.levels(own, place, draws)
-                yield "decisions", inside_rows.decisions(own, place, draws)
-                yield "ranks", inside_rows.ranked(own, task, place)
-                yield "spoken", inside_rows.spoken(cohort, task, {**at, "arm": name})
-                yield "along_levels", _along(cohort, task, {**at, "arm": name}, how)
-        for cohort in setting.cohorts.values():
-            base = None if cohort.head else inside_rows.read(cohort, task, base=True)
-            if base is not None:
-                place = {**at, "arm": UNTAUGHT, "seeds": 0, "n": len(base.ids)}
-                yield "levels", inside_rows.levels(base, place, draws)
-                yield "ranks", inside_rows.ranked(base, task, place)
-                break
+        read = {name: own for name, cohort in setting.cohorts.items()
+                if not cohort.head and (own := inside_rows.read(cohort, task)) is not None}  # fmt: skip
+        for name, own in read.items():
+            place = {**at, "arm": name, "seeds": len(own.seeds), "n": len(own.ids)}
+            yield "levels", inside_rows.levels(own, place, draws)
+            yield "decisions", inside_rows.decisions(own, place, draws)
+            yield "ranks", inside_rows.ranked(own, task, place)
+            cohort = setting.cohorts[name]
+            yield "spoken", inside_rows.spoken(cohort, task, {**at, "arm": name})
+            yield "along_levels", _along(cohort, task, {**at, "arm": name}, how)
+        bases = (inside_rows.read(setting.cohorts[name], task, base=True) for name in read)
+        base = next((one for one in bases if one is not None), None)
+        if base is not None:
+            place = {**at, "arm": UNTAUGHT, "seeds": 0, "n": len(base.ids)}
+            yield "levels", inside_rows.levels(base, place, draws)
+            yield "ranks", inside_rows.ranked(base, task, place)
         for one, other in setting.pairs:
-            if one in read and other in read:
-                place = {**at, "base": one, "arm": other, "n": len(read[one].ids),
-                         "seeds": min(len(setting.cohorts[x].members) for x in (one, other))}  # fmt: skip
-                yield "differences", inside_rows.differences(read[one], read[other], place, draws)
-                yield "table6", inside_rows.table6(read[one], read[other], place, draws)
-                yield (
-                    "decisions_apart",
-                    inside_rows.decisions_apart(read[one], read[other], place, draws),
-                )
+            if {one, other} <= read.keys() and (seeds := read[one].common(read[other])):
+                place = {
+                    **at,
+                    "base": one,
+                    "arm": other,
+                    "n": len(read[one].ids),
+                    "seeds": len(seeds),
+                }
+                sides = read[one].of(seeds), read[other].of(seeds)
+                yield "differences", inside_rows.differences(*sides, place, draws)
+                yield "table6", inside_rows.table6(*sides, place, draws)
+                yield "decisions_apart", inside_rows.decisions_apart(*sides, place, draws)
 
 
 def _draws(setting: Setting) -> int:

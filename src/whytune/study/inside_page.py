@@ -127,8 +127,11 @@ def _entropies(folder: Path, key: str, own: Mapping[str, list[Record]]) -> Itera
         "In nats, paired by example and seed; bands: 95 % intervals.", rows,
         [("", inside_figures.by_block(rows, arms, "Difference (nats)", zero=True))],
     )  # fmt: skip
-    relative = [{**row, **{end: 100 * row[end] / whole[row["block"]] for end in ("value", "low", "high")
-                           if row[end] is not None}} for row in rows]  # fmt: skip
+    relative = [
+        {**row, **{end: 100 * row[end] / whole[row["block"]]
+                   for end in ("value", "low", "high") if row[end] is not None}}
+        for row in rows if whole[row["block"]]
+    ]  # fmt: skip
     yield picture(
         folder, f"{key}--entropy-relative", f"Entropy: less that of {first}, in % of it",
         "The same differences as a share of the entropy at that block, which falls towards the end.",

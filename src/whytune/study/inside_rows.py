@@ -6,7 +6,7 @@ are in nats, blocks count from 0, which is what enters the first one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ COMPARED = ("entropy", "label_entropy", "gold_prob")
 class Read:
     """What was read of an arm about one task."""
 
+    seeds: Sequence[int]
     ids: Sequence[str]
     """Examples."""
     group: Ints
@@ -46,15 +47,28 @@ class Read:
     final_ranks: Ints
     """[seed, example, block] of the token that is on top at the last block."""
 
+    def common(self, other: "Read") -> list[int]:
+        """Seeds that both have."""
+        return sorted({*self.seeds} & {*other.seeds})
+
+    def of(self, seeds: Sequence[int]) -> "Read":
+        """What was read of some seeds, in their order."""
+        at = [self.seeds.index(seed) for seed in seeds]
+        return replace(
+            self, seeds=list(seeds), ranks=self.ranks[at], final_ranks=self.final_ranks[at],
+            figures={name: values[at] for name, values in self.figures.items()},
+        )  # fmt: skip
+
 
 def read(cohort: Cohort, task: Task, *, base: bool = False) -> Read | None:
     """Of all seeds of an arm, or of the base model as its first students know it; None where
     nothing was read.
     """
-    found = [_part(member, task.name, base) for member in cohort.members]
-    tables = [table for table in found if table is not None and len(table)]
-    if not tables:
+    found = {member.seed: _part(member, task.name, base) for member in cohort.members}
+    of_seed = {seed: table for seed, table in found.items() if table is not None and len(table)}
+    if not of_seed:
         return None
+    tables = list(of_seed.values())
     one = tables[0]
     depth = pc.max(one["block"]).as_py() + 1
     shape = (len(tables), len(one) // depth, depth)
@@ -66,6 +80,7 @@ def read(cohort: Cohort, task: Task, *, base: bool = False) -> Read | None:
     _, group = np.unique(np.array(one["group"].to_pylist()[rows], dtype=str),
                              return_inverse=True)  # fmt: skip
     return Read(
+        seeds=list(of_seed),
         ids=one["example_id"].to_pylist()[rows], group=group.astype(np.int64), known=known,
         figures={name: array[:, known] if name.startswith("gold") else array
                  for name, array in figures.items()},
@@ -188,32 +203,19 @@ def decisions(one: Read, place: Record, draws: int) -> Iterator[Record]:
 
 def decisions_apart(base: Read, arm: Read, place: Record, draws: int) -> Iterator[Record]:
     """How many blocks later an arm decides."""
-    seeds = min(len(base.final_ranks), len(arm.final_ranks))
     for figure, block_of in DECISIONS.items():
-        one, other = (block_of(side)[:seeds] for side in (base, arm))
-        (found,) = blocks.contrasts(one, other, _shared_group(base, arm), draws, seed=0)
+        one, other = block_of(base), block_of(arm)
+        (found,) = blocks.contrasts(one, other, _dense(base.group), draws, seed=0)
         yield {**place, "figure": figure, **_contrast(found)}
 
 
 def _sides(base: Read, arm: Read) -> Iterator[tuple[str, Floats, Floats, Ints]]:
+    """Of each compared figure both arms' values and the groups; of the same examples and seeds."""
     for figure in COMPARED:
-        one, other = (_common(side, base, arm, figure) for side in (base, arm))
-        group = _shared_group(base, arm)
-        if figure.startswith("gold"):
-            group = _dense(group[base.known])
+        one, other = base.figures[figure], arm.figures[figure]
+        group = base.group[base.known] if figure.startswith("gold") else base.group
         if one.shape[1]:
-            yield figure, one, other, group
-
-
-def _common(side: Read, base: Read, arm: Read, figure: str) -> Floats:
-    """Of as many seeds as both have; all arms of a setting are read on the same examples."""
-    seeds = min(len(base.figures[figure]), len(arm.figures[figure]))
-    return side.figures[figure][:seeds]
-
-
-def _shared_group(base: Read, arm: Read) -> Ints:
-    assert base.ids == arm.ids
-    return _dense(base.group)
+            yield figure, one, other, _dense(group)
 
 
 def _dense(group: Ints) -> Ints:

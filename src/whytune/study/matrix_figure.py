@@ -99,7 +99,7 @@ def _panel(one: Found, rows: Sequence[Record], shades: alt.Scale, name: str) -> 
     size = 10 if len(columns) <= 7 else 8
     texts = base.encode(text="text:N", color=alt.Color("ink:N", scale=None))
     panel: alt.LayerChart = alt.layer(
-        base.mark_rect(stroke=None).encode(color=alt.Color("value:Q", scale=shades, legend=None)),
+        base.mark_rect(aria=True, stroke=None).encode(color=alt.Color("value:Q", scale=shades, legend=None)),
         texts.transform_filter("!datum.told").mark_text(fontSize=size),
         texts.transform_filter("datum.told").mark_text(fontSize=size, fontWeight="bold"),
     ).resolve_scale(color="independent").properties(
