@@ -233,7 +233,7 @@ def adapter_facts(
 
     `label_ids` holds the token ids of the labels by task; where there is one task only, it and
     they stand bare as well, as `task` and `labels`. A label head has no such ids; `head` holds its
-    rows: the labels by task, one behind the other.
+    rows: the labels by task, one behind the other. `roles` are the speakers of the lessons.
     """
     tasks = [material.task for material in materials]
     facts: dict[str, Any] = {"base": student.base.name, "base_digest": student.base.digest}
@@ -254,9 +254,9 @@ def adapter_facts(
         "layout": layout(cell, materials),
         "prompt": student.encoder.prompting.model_dump(mode="json"),
         "prompt_digest": student.encoder.digest,
-        "max_new_tokens": recipe.predict.max_new_tokens,
-        "load_in_4bit": recipe.train.load_in_4bit,
-        "dtype": recipe.train.dtype,
+        "roles": sorted({t.role for m in materials for one in m.told for t in one.example.turns}),
+        **recipe.predict.model_dump(include={"max_new_tokens", "samples", "temperature"}),
+        **recipe.train.model_dump(include={"load_in_4bit", "dtype"}),
     }
 
 

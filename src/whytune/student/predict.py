@@ -81,6 +81,7 @@ def predict(
     samples: int = 1,
     temperature: float = 0.7,
     seed: int = 0,
+    known: Sequence[Task] = (),
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[Prediction]]:
     """Answer all tasks about every example; the batch size does not change the answers.
@@ -104,6 +105,8 @@ def predict(
         samples: explanations drawn for each answer; 1: the most probable words, not drawn.
         temperature: of the draws, above 0.
         seed: of the draws, with the example's id, the task's name and the sample's number.
+        known: all that the student was taught, where `tasks` are some of it: what is cut out of a
+            long conversation makes room for the longest of their questions, asked or not.
         advance: called with the number of examples done since the last call.
 
     Returns:
@@ -111,7 +114,9 @@ def predict(
     """
     encoder = student.encoder
     trees = [LabelTree.of(encoder.labels(task), encoder.among(task)) for task in tasks]
-    prompts = [encoder.prompt(example, tasks) for example in examples]
+    known = known or tasks
+    prompts = [encoder.prompt(example, known) for example in examples]
+    places = [known.index(task) for task in tasks]
     # Sorted by length, so that little is padded where explanations are generated; answers go
     # back to their places.
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i].prefix))
@@ -123,10 +128,10 @@ def predict(
     with torch.no_grad():
         for chosen in _chunks(order, max(1, batch_size // how.samples)):
             asked = [
-                [_Question(ids=ids, labels=tree, ways=[] if first else [()],
+                [_Question(ids=prompts[i].questions[place], labels=tree, ways=[] if first else [()],
                            seeds=[seed_of(seed, examples[i].id, task.name, number)
                                   for number in range(how.samples)])
-                 for ids, tree, task in zip(prompts[i].questions, trees, tasks, strict=True)]
+                 for place, tree, task in zip(places, trees, tasks, strict=True)]
                 for i in chosen
             ]  # fmt: skip
             _answer(student, [prompts[i].prefix for i in chosen], asked, how)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from whytune import store
+from whytune.study import latex, tables
 from whytune.study.folder import Part
 from whytune.study.pictures import write_table
-from whytune.study.stored import Record, Summary
+from whytune.study.stored import Record, Row, Summary
 from whytune.study.titles import METRICS
 
 EXPLAINED = {
@@ -124,9 +126,49 @@ def of_study(folder: Path, summary: Summary) -> Iterator[Grid]:
 def grid(
     folder: Path, key: str, title: str, rows: list[Record], columns: list[Column], note: str
 ) -> Grid:
-    """Write rows as CSV, to be shown with these columns."""
+    """Write rows as CSV and LaTeX, to be shown with these columns."""
     data = write_table(folder, key, rows).data
+    typeset(folder, key, f"{title}. {note}", rows, columns)
     return Grid(title=title, columns=columns, rows=rows, note=note, data=data)
+
+
+def typeset(
+    folder: Path, key: str, caption: str, rows: Sequence[Record], columns: Sequence[Column]
+) -> None:
+    """Write rows as LaTeX, beside their CSV."""
+    body = [[_cell(row, column) for column in columns] for row in rows]
+    heading = [column.title for column in columns]
+    words = sum(column.kind == "word" for column in columns)
+    store.write_text(
+        folder / f"tables/{key}.tex", latex.table(caption, key, heading, body, words=words)
+    )
+
+
+def _cell(row: Record, column: Column) -> str:
+    value = row.get(column.key)
+    if column.kind == "word":
+        return "--" if value is None else latex.escaped(str(value))
+    if column.kind == "number":
+        return "--" if value is None else str(value)
+    ends = (row.get(f"{column.key}{end}") for end in ("_low", "_high"))
+    return latex.figure(value, *ends, digits=3)
+
+
+def typeset_scores(folder: Path, key: str, caption: str, rows: Sequence[Row]) -> None:
+    """Write the page's table of scores as LaTeX."""
+    columns = [*_words(name="Arm"), *_figures(*(metric.name for metric in tables.metrics_of(rows))),
+               *_counts(n="n")]  # fmt: skip
+    typeset(folder, key, caption, tables.scores(rows), columns)
+
+
+def typeset_comparisons(folder: Path, key: str, caption: str, rows: Sequence[Record]) -> None:
+    """Write the page's table of comparisons as LaTeX."""
+    columns = [*_words(arm="Arm", base="against", metric="Figure"),
+               Column(key="difference", title="Difference"), Column(key="p", title="p"),
+               Column(key="p_holm", title="p (Holm)"), *_counts(n="n", groups="Groups")]  # fmt: skip
+    told = [{**row, "metric": TITLES.get(row["metric"], row["metric"]),
+             "difference_low": row["low"], "difference_high": row["high"]} for row in rows]  # fmt: skip
+    typeset(folder, key, caption, told, columns)
 
 
 def _words(**titles: str) -> list[Column]:

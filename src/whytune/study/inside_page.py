@@ -9,7 +9,7 @@ from pathlib import Path
 from whytune import store
 from whytune.evidence.blocks import SURE
 from whytune.evidence.delta_tables import PROJECTIONS
-from whytune.study import inside_figures, latex
+from whytune.study import inside_figures
 from whytune.study.grids import Column, Grid, grid
 from whytune.study.page import environment
 from whytune.study.pictures import Picture, key_of, picture, write_table
@@ -247,7 +247,7 @@ def _wide(
     folder: Path, key: str, title: str, rows: list[Record], across: str, heads: Mapping[str, str],
     note: str,
 ) -> Grid:  # fmt: skip
-    """A row for each pair, a column for each value of `across`; LaTeX and Markdown beside the CSV."""
+    """A row for each pair, a column for each value of `across`."""
     wide: dict[tuple[str, str], Record] = {}
     for row in rows:
         same = row["base"] == row["arm"]
@@ -258,15 +258,4 @@ def _wide(
     names = list(dict.fromkeys(row[across] for row in rows))
     columns = [Column(key="arm", title="Arm", kind="word"), Column(key="base", title="against", kind="word"),
                *(Column(key=name, title=heads.get(name, name)) for name in names)]  # fmt: skip
-    found = grid(folder, key, title, list(wide.values()), columns, note)
-    body = [
-        [latex.escaped(line["arm"]), latex.escaped(line["base"]),
-         *(latex.figure(line.get(name), line.get(f"{name}_low"), line.get(f"{name}_high"), digits=3)
-           for name in names)]
-        for line in wide.values()
-    ]  # fmt: skip
-    heading = [column.title for column in columns]
-    store.write_text(
-        folder / f"tables/{key}.tex", latex.table(f"{title}. {note}", key, heading, body, words=2)
-    )
-    return found
+    return grid(folder, key, title, list(wide.values()), columns, note)

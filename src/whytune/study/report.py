@@ -73,6 +73,12 @@ def build(folder: Path, *, examples: bool = True) -> Path:
 def _section(folder: Path, part: Part, summary: Summary, examples: bool) -> Section:
     key = key_of(part.corpus, part.task)
     contrasts = tables.comparisons(part.comparisons)
+    about = f"{part.task} on {part.corpus}"
+    grids.typeset_scores(folder, f"{key}--scores", f"{about}: {_intro(part)}", part.rows)
+    if contrasts:
+        grids.typeset_comparisons(
+            folder, f"{key}--comparisons", f"{about}: differences, arm less base.", contrasts
+        )
     main = ("label_nll", "mse" if part.kind is Kind.ORDINAL else "accuracy")
     # Students of several tasks are shown once, so that nobody adds up their cost twice.
     runs = tables.runs(part.students) if part.task == part.tasks[0] else []
