@@ -166,7 +166,8 @@ def test_a_study_looks_inside_and_says_so_on_its_page(study: Path, found: dict[s
     ):
         assert (study / f"tables/inside--starter--naturalness--{name}.csv").exists()
     latex = (study / "tables/inside--starter--naturalness--table6.tex").read_text(encoding="utf-8")
-    assert latex.count("\\\\") == 1 + len({row["arm"] for row in found["table6"]})
+    assert latex.count("\\\\") == 2 + len({row["arm"] for row in found["table6"]})
+    assert "the paper & without & $1.000_{1.00}^{1.00}$" in latex  # block 31 of 32
 
 
 def test_levels_are_means_of_what_was_read(study: Path, found: dict[str, Any]) -> None:

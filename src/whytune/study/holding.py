@@ -27,10 +27,11 @@ from whytune.run_folder import Cell
 
 NAME = ".lock"
 """Of the file, in the run folder; gone when the run is not being made."""
-PATIENCE = 60.0
-"""Seconds to wait for another process to let go of a run: one on a node that is gone takes a while
-to notice."""
+PATIENCE = 180.0
+"""Seconds to wait for another process to let go of a run: a server of files takes that long to
+notice that a node is gone (NFS, as it comes: 90)."""
 _AGAIN = 0.1
+_ANOTHER = "another process"
 
 
 class _Made(Exception):
@@ -54,7 +55,7 @@ def make(
 
         def begun() -> None:
             begin()
-            stack.enter_context(held(folder))
+            stack.enter_context(held(folder, say=show.say))
             if cell_state.finished(recipe, cell, materials, folder):
                 raise _Made
 
@@ -65,12 +66,15 @@ def make(
 
 
 @contextmanager
-def held(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def held(
+    folder: Path, patience: float = PATIENCE, say: Callable[[str], None] = lambda _: None
+) -> Iterator[None]:
     """The right to make a run, until the block ends or the process does.
 
     Args:
         folder: of the run; made where it is not there.
         patience: seconds to wait for whoever has it.
+        say: is told who that is, once.
 
     Raises:
         FolderError: another process has it, or the folder cannot be written or locked.
@@ -78,7 +82,7 @@ def held(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     place = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _taken(place, time.monotonic() + patience)
+        handle = _taken(place, time.monotonic() + patience, say)
     except OSError as error:
         raise FolderError(
             f"{place}: cannot be written and locked ({error.strerror}); expected a file system with "
@@ -92,29 +96,34 @@ def held(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
         os.close(handle)
 
 
-def _taken(place: Path, until: float) -> int:
-    while (handle := _tried(place, until)) is None:
+def _taken(place: Path, until: float, say: Callable[[str], None]) -> int:
+    told = ""
+    while isinstance(found := _tried(place), str):
+        if time.monotonic() >= until:
+            raise FolderError(
+                f"{place.parent}: {found} makes it, expected one process at a time; wait until "
+                "that ends, or stop it, and run again"
+            )
+        if found != told:
+            say(f"{place.parent.name}: waits for {found}")
+            told = found
         time.sleep(_AGAIN)
-    return handle
+    return found
 
 
-def _tried(place: Path, until: float) -> int | None:
-    """The handle that holds the lock, or None for now."""
+def _tried(place: Path) -> int | str:
+    """The handle that holds the lock, or who holds it."""
     with ExitStack() as stack:
         handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
         stack.callback(os.close, handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(handle), place.stat()):
+                return _ANOTHER
         except BlockingIOError:
-            if time.monotonic() < until:
-                return None
-            holder = os.read(handle, 200).decode("utf-8", "replace") or "another process"
-            raise FolderError(
-                f"{place.parent}: {holder} makes it, expected one process at a time; wait until "
-                "that ends, or stop it, and run again"
-            ) from None
-        if not place.exists() or not os.path.samestat(os.fstat(handle), place.stat()):
-            return None  # who held it before has removed it since it was opened
+            return os.read(handle, 200).decode("utf-8", "replace") or _ANOTHER
+        except FileNotFoundError:
+            return _ANOTHER  # who held it has removed it since it was opened
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {platform.node()}, since {since},".encode(), 0)

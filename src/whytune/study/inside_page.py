@@ -9,9 +9,10 @@ from pathlib import Path
 from whytune import store
 from whytune.evidence.blocks import SURE
 from whytune.evidence.delta_tables import PROJECTIONS
-from whytune.study import inside_figures
+from whytune.study import inside_figures, paper
 from whytune.study.grids import Column, Grid, grid
 from whytune.study.page import environment
+from whytune.study.paper import Beside
 from whytune.study.pictures import Picture, key_of, picture, write_table
 from whytune.study.stored import Record
 
@@ -213,17 +214,19 @@ def _grown(folder: Path, key: str, rows: list[Record]) -> Picture:
 
 def _grids(folder: Path, key: str, own: Mapping[str, list[Record]]) -> Iterator[Grid]:
     if own["table5"]:
+        task = own["table5"][0]["task"]
         yield _wide(
             folder, f"{key}--table5", "Weight differences by projection (Table 5)", own["table5"],
-            "projection", _HEADS,
+            "projection", _HEADS, paper.projections(task),
             "Sum over layers of the Frobenius norm of ΔW(arm) − ΔW(base), divided by the largest in the "
             "row, with 95 % intervals over seeds. `two seeds`: the same arm, its seeds in pairs; what "
             "two arms differ by less than that may be chance.",
         )  # fmt: skip
     if own["table6"]:
+        depth, task = max(row["block"] for row in own["levels"]), own["table6"][0]["task"]
         yield _wide(
             folder, f"{key}--table6", "Entropy differences by block (Table 6)", own["table6"],
-            "blocks", {},
+            "blocks", {}, paper.blocks(depth, task),
             "Entropy of the arm less that of the base, divided by the largest in size in the row; "
             "blocks pooled as in the paper, the last seven alone. 95 % intervals over examples and "
             "seeds; the raw differences with p are in the file of differences.",
@@ -245,9 +248,9 @@ def _grids(folder: Path, key: str, own: Mapping[str, list[Record]]) -> Iterator[
 
 def _wide(
     folder: Path, key: str, title: str, rows: list[Record], across: str, heads: Mapping[str, str],
-    note: str,
+    printed: Mapping[str, Beside], note: str,
 ) -> Grid:  # fmt: skip
-    """A row for each pair, a column for each value of `across`."""
+    """A row for each pair, a column for each value of `across`; the paper's own figures last."""
     wide: dict[tuple[str, str], Record] = {}
     for row in rows:
         same = row["base"] == row["arm"]
@@ -256,6 +259,14 @@ def _wide(
         })  # fmt: skip
         line |= {f"{row[across]}{end}": row[f"share{end}"] for end in ("", "_low", "_high")}
     names = list(dict.fromkeys(row[across] for row in rows))
+    shown = list(wide.values())
+    if any(base != arm for base, arm in wide):
+        theirs: Record = {"arm": "the paper", "base": "without", "seeds": None}
+        for name in names:
+            if (told := printed.get(name)) is not None:
+                theirs |= {name: told.value, f"{name}_low": told.low, f"{name}_high": told.high}
+        shown.append({name: theirs.get(name) for name in shown[0]})
+        note += f" The paper: mean, smallest and largest of {next(iter(printed.values())).source}."
     columns = [Column(key="arm", title="Arm", kind="word"), Column(key="base", title="against", kind="word"),
                *(Column(key=name, title=heads.get(name, name)) for name in names)]  # fmt: skip
-    return grid(folder, key, title, list(wide.values()), columns, note)
+    return grid(folder, key, title, shown, columns, note)

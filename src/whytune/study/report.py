@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from whytune import store
+from whytune import recipe_file, store
+from whytune.errors import RecipeError
+from whytune.recipe import Recipe
 from whytune.records import Kind
-from whytune.study import grids, inside_page, matrix_page, tables
+from whytune.study import grids, inside_page, matrix_page, paper_grids, tables
 from whytune.study.folder import Part, parts, read_summary
 from whytune.study.grids import Grid
 from whytune.study.page import UNKNOWN, duration, environment, minute
@@ -55,11 +57,14 @@ def build(folder: Path, *, examples: bool = True) -> Path:
         FolderError: no finished study, or one that is not whole.
     """
     summary = read_summary(folder)
-    sections = [_section(folder, part, summary, examples) for part in parts(folder, summary)]
+    recipe = _recipe(folder)
+    sections = [_section(folder, part, summary, recipe, examples)
+                for part in parts(folder, summary)]  # fmt: skip
     agreement = tables.agreement(summary.agreement)
     write_table(folder, "agreement", agreement)
     shown = {"summary": summary, "sections": sections, "agreement": agreement,
-             "grids": list(grids.of_study(folder, summary)),
+             "grids": [*grids.of_study(folder, summary),
+                       *paper_grids.of_matrix(folder, summary.matrix, recipe)],
              "matrices": list(matrix_page.of_study(folder, summary.matrix)),
              "inside": list(inside_page.of_study(folder)),
              "provenance": list(_provenance(summary))}  # fmt: skip
@@ -70,7 +75,9 @@ def build(folder: Path, *, examples: bool = True) -> Path:
     return page
 
 
-def _section(folder: Path, part: Part, summary: Summary, examples: bool) -> Section:
+def _section(
+    folder: Path, part: Part, summary: Summary, recipe: Recipe | None, examples: bool
+) -> Section:
     key = key_of(part.corpus, part.task)
     contrasts = tables.comparisons(part.comparisons)
     about = f"{part.task} on {part.corpus}"
@@ -97,11 +104,24 @@ def _section(folder: Path, part: Part, summary: Summary, examples: bool) -> Sect
             ),
             *(c.sentence for c in part.comparisons if c.metric not in main),
         ],
-        grids=list(grids.of_section(folder, key, part, summary)),
+        grids=[
+            *grids.of_section(folder, key, part, summary),
+            *paper_grids.of_section(folder, key, part, recipe),
+        ],
         runs=write_table(folder, f"{key}--runs", runs) if runs else None,
         pictures=list(pictures(folder, key, part, summary)),
         examples=list(_examples(part)) if examples else [],
     )
+
+
+def _recipe(folder: Path) -> Recipe | None:
+    """None for a study of a version whose recipes this one does not read: its own figures are in its
+    summary, and the papers' are left out.
+    """
+    try:
+        return recipe_file.load(folder / "recipe.yaml")
+    except RecipeError:
+        return None
 
 
 def _intro(part: Part) -> str:
