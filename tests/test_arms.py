@@ -316,7 +316,9 @@ def test_a_run_of_a_version_without_these_knobs_stays_what_it_is(
         "turns": [store.plain(example.turns) for example in material.corpus.examples],
         "seed": 0,
         "prompt": recipe.prompt.model_dump(mode="json"),
-        "train": recipe.train.model_dump(mode="json", exclude={"tasks"}),
+        "train": recipe.train.model_dump(
+            mode="json", exclude={"tasks", "keep_adapters", "report_to"}
+        ),
         "predict": knobs,
     })  # fmt: skip
 

@@ -10,15 +10,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from whytune import recipe_file, store
-from whytune.errors import FolderError, InputError, MissingExtraError, WorkError
+from whytune.errors import FolderError, InputError, MissingExtraError, RecipeError, WorkError
 from whytune.material import gather
 from whytune.progress import Progress
 from whytune.recipe import Recipe
@@ -31,7 +32,7 @@ SIZE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 RECIPE = """
 name: shared-out
 model: {model}
-corpora: {{starter: {{train: 6, test: 12}}}}
+corpora: {{starter: {{train: 4, test: 12}}}}
 tasks: [naturalness]
 arms:
   label: {{explanation: none}}
@@ -51,15 +52,8 @@ FILES = ("predictions.parquet", "adapter/adapter_model.safetensors", "history.js
 
 
 @pytest.fixture(scope="module")
-def written(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("shared-out") / "r.yaml"
-    path.write_text(RECIPE.format(model=tiny_folder))
-    return path
-
-
-@pytest.fixture(scope="module")
-def recipe(written: Path) -> Recipe:
-    return recipe_file.load(written)
+def recipe(tiny_folder: Path) -> Recipe:
+    return recipe_file.parse(RECIPE.format(model=tiny_folder), place="shared-out.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -86,35 +80,44 @@ def nodes() -> Iterator[Any]:
             "_system_config": {"health_check_period_ms": 500, "health_check_initial_delay_ms": 0},
         })  # fmt: skip
         made.add_node(**SIZE)
-        yield made
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_ADDRESS", made.address)
+            yield made
         made.shutdown()  # type: ignore[no-untyped-call]
 
 
-def study(recipe: Path, folder: Path, address: str) -> subprocess.Popen[str]:
-    import torch
+class Heard(Progress):
+    """Keeps what is said."""
 
-    return subprocess.Popen(
-        [sys.executable, "-m", "whytune", "study", str(recipe), "--out", str(folder), "--on", "ray",
-         "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Threads decide the order of sums; on a node they follow this process.
-        env={**os.environ, "RAY_ADDRESS": address, "COLUMNS": "500",
-             "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )  # fmt: skip
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
-def ended(running: subprocess.Popen[str]) -> tuple[int, str]:
-    _, err = running.communicate(timeout=300)
-    return running.returncode, err
+@contextmanager
+def once(what: Callable[[], Any], then: Callable[[Any], None]) -> Iterator[None]:
+    """Beside the block: do something as soon as there is something to do it to, just once."""
+    over = threading.Event()
+    met: list[Any] = []
 
+    def watch() -> None:
+        while not (over.is_set() or met):
+            if found := what():
+                met.append(found)
+                then(found)
+            over.wait(0.01)
 
-def wait_for(what: Callable[[], Any], running: subprocess.Popen[str]) -> Any:
-    end = time.monotonic() + 120
-    while not (found := what()):
-        assert running.poll() is None, running.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return found
+    beside = threading.Thread(target=watch)
+    beside.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beside.join()
+        assert met
 
 
 def makers(folder: Path) -> dict[int, str]:
@@ -130,12 +133,14 @@ def makers(folder: Path) -> dict[int, str]:
     return found
 
 
-def parent(pid: int) -> int:
-    """0 where there is no such process."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+def is_below(pid: int, ancestor: int) -> bool:
+    """Whether a process was begun by another one, or by one that that one began."""
+    while pid > 1 and pid != ancestor:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return pid == ancestor
 
 
 def assert_same(folder: Path, alone: Path) -> None:
@@ -155,42 +160,9 @@ def assert_same(folder: Path, alone: Path) -> None:
     found, others = (store.read_json(place / "summary.json") for place in (folder, alone))
     for key in ("rows", "comparisons", "labels", "explanations", "finding", "sentences"):
         assert found[key] == others[key], key
-    assert [run for row in found["rows"] for run in row["runs"]].sort() == runs.sort()
-
-
-def test_a_node_killed_midway_changes_nothing(
-    nodes: Any, written: Path, alone: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "study"
-    (second,) = nodes.worker_nodes
-    raylet = second.all_processes["raylet"][0].process.pid
-    running = study(written, folder, nodes.address)
-    pid, cell = wait_for(
-        lambda: next((one for one in makers(folder).items() if parent(one[0]) == raylet), None),
-        running,
-    )
-    os.kill(pid, signal.SIGKILL)  # as with the node's power: nothing is finished first
-    assert store.read_json(folder / "runs" / cell / "run.json")["state"] == "started"
-    nodes.remove_node(second, allow_graceful=False)
-    before = finished(folder)
-    code, err = ended(running)
-    nodes.add_node(**SIZE)
-    assert code == 0, err
-    assert_same(folder, alone)
-    # What was finished was not begun again, and what was cut off just once.
-    assert before.items() <= finished(folder).items()
-    again = re.findall(r"^(\S+): process (\d+) on \S+ is gone, goes on as process \d+", err, re.M)
-    assert again == [(cell, str(pid))]
-    done = re.findall(r"^(\S+): mse ", err, re.M)
-    assert sorted(done) == sorted(path.name for path in (alone / "runs").iterdir())
-    first = {name: done.index(name) for name in done}
-    for seed in "01":
-        assert (
-            first[f"starter--naturalness--why--s{seed}"]
-            < (first[f"starter--naturalness--matched--s{seed}"])
-        )
-    command = store.read_json(folder / "runs" / cell / "run.json")["command"]
-    assert command.startswith("whytune study")
+    assert sorted(run for row in found["rows"] for run in row["runs"]) == [
+        f"runs/{r}" for r in runs
+    ]
 
 
 def finished(folder: Path) -> dict[str, int]:
@@ -203,44 +175,81 @@ def finished(folder: Path) -> dict[str, int]:
     return found
 
 
-def test_a_cell_that_fails_names_itself_and_stops_no_other(
-    nodes: Any, written: Path, alone: Path, tmp_path: Path
+def test_a_node_killed_midway_changes_nothing(
+    nodes: Any, recipe: Recipe, alone: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "study"
+    folder, heard = tmp_path / "study", Heard()
+    (second,) = nodes.worker_nodes
+    raylet = second.all_processes["raylet"][0].process.pid
+    killed: list[tuple[str, str]] = []
+    before: dict[str, int] = {}
+
+    def there() -> tuple[int, str] | None:
+        return next((one for one in makers(folder).items() if is_below(one[0], raylet)), None)
+
+    def kill(found: tuple[int, str]) -> None:
+        pid, cell = found
+        os.kill(pid, signal.SIGKILL)  # as with the node's power: nothing is finished first
+        killed.append((cell, str(pid)))
+        before.update(finished(folder))
+        nodes.remove_node(second, allow_graceful=False)
+
+    with once(there, kill):
+        grid.study(recipe, folder, heard, on="ray")
+    nodes.add_node(**SIZE)
+    assert_same(folder, alone)
+    # What was finished was not begun again, and what was cut off just once.
+    assert killed[0][0] not in before
+    assert before.items() <= finished(folder).items()
+    said = "\n".join(heard.lines)
+    again = re.findall(r"^(\S+): process (\d+) on \S+ is gone, goes on as process \d+", said, re.M)
+    assert again == killed
+    done = re.findall(r"^(\S+): mse ", said, re.M)
+    assert sorted(done) == sorted(path.name for path in (alone / "runs").iterdir())
+    for seed in "01":
+        matched, other = (f"starter--naturalness--{arm}--s{seed}" for arm in ("matched", "why"))
+        assert done.index(other) < done.index(matched)
+    command = store.read_json(folder / "runs" / killed[0][0] / "run.json")["command"]
+    assert command == store.provenance()["command"]
+
+
+def test_a_cell_that_fails_names_itself_and_stops_no_other(
+    nodes: Any, recipe: Recipe, alone: Path, tmp_path: Path
+) -> None:
+    folder, heard = tmp_path / "study", Heard()
     shutil.copytree(alone, folder)
     place = folder / "runs" / "starter--naturalness--why--s0"
     facts = store.read_json(place / "run.json")
     store.write_json(place / "run.json", {**facts, "label_share": None})
     for run in ("matched--s0", "matched--s1"):
         shutil.rmtree(folder / "runs" / f"starter--naturalness--{run}")
-    code, err = ended(study(written, folder, nodes.address))
-    assert code == 2, err
-    assert "Traceback" not in err
-    *_, fault, last = err.splitlines()
+    with pytest.raises(RecipeError) as caught:
+        grid.study(recipe, folder, heard, on="ray")
+    fault, last = str(caught.value).splitlines()
     assert re.match(
         r"starter--naturalness--matched--s0: arms.matched.gradient_of: .* delete", fault
     )
-    assert last == (
-        "1 of 2 cells failed; 1 are finished and stay; put it right and run the same again"
+    assert (
+        last == "1 of 2 cells failed; the others are finished; put it right and run the same again"
     )
+    assert "\n".join(heard.lines).count("finished before") == 4
     assert "starter--naturalness--matched--s1" in finished(folder)
     shutil.rmtree(place)
-    code, err = ended(study(written, folder, nodes.address))
-    assert code == 0, err
-    assert err.count("finished before") == 4
+    grid.study(recipe, folder, QUIET)
     assert_same(folder, alone)
 
 
 def test_interrupted_it_goes_on_without_ray(
-    nodes: Any, written: Path, recipe: Recipe, alone: Path, tmp_path: Path
+    nodes: Any, recipe: Recipe, alone: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
-    running = study(written, folder, nodes.address)
-    wait_for(lambda: makers(folder), running)
-    running.send_signal(signal.SIGINT)
-    code, err = ended(running)
-    assert code == 130, err
-    assert err.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+
+    def interrupt(_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), once(lambda: makers(folder), interrupt):
+        grid.study(recipe, folder, QUIET, on="ray")
+    assert not makers(folder)
     assert not (folder / "summary.json").exists()
     grid.study(recipe, folder, QUIET)
     assert_same(folder, alone)

@@ -180,7 +180,8 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
             f"in parks on day {n}." for n in range(12)]},
         "golden_topical_usr": {"topical_chat.json": [
             {"source": f"Have you seen film {n} ?\n", "system_output": f"Yes, film {n} is good.\n",
-             "context": "_nofact\n", "scores": {"naturalness": 1 + n % 3}} for n in range(6)]},
+             "context": "_nofact\n", "system_id": "bot", "scores": {"naturalness": 1 + n % 3}}
+            for n in range(6)]},
         "golden_dailydialog": {
             f"{kind}_data_release.csv": [",".join(map(str, [n, *before, f"Reply {n} .",
                                                             *[1 + n % 5] * 10])) for n in range(6)]

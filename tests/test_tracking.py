@@ -68,7 +68,7 @@ def recipe(model: Path, tracker: str = "") -> Recipe:
     return recipe_file.parse(RECIPE.format(model=model, tracker=tracker), place="tiny.yaml")
 
 
-def expected(folder: Path) -> Series:
+def expected(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     """What `history.jsonl` says, whose rows trackers are told as well."""
     rows = store.read_jsonl(folder / "history.jsonl")
     names = {"eval/label_nll": "label_nll", "eval/label_share": "label_share",
@@ -148,28 +148,6 @@ def test_trackio_holds_every_step_once(
     assert capsys.readouterr().out == "", "what they say is no result"
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_mlflow_holds_every_step_once(
-    tiny_folder: Path, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mlflow: Any = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.chdir(tmp_path)
-    interrupted(recipe(tiny_folder, "mlflow"), material, tmp_path / "run")
-    client = mlflow.MlflowClient()
-    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.run_name == CELL.id
-    assert run.data.params["train.learning_rate"] == "0.01"
-    found = {
-        name: sorted(
-            (one.step, one.value) for one in client.get_metric_history(run.info.run_id, name)
-        )
-        for name in run.data.metrics
-    }
-    check_series(found, tmp_path / "run")
-
-
 def test_a_tracker_that_is_missing_is_told_before_anything_is_taught(
     tiny_folder: Path, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,12 +220,17 @@ def session(folder: Path, *steps: int, ends: type[BaseException] | None = None) 
             raise ends
 
 
+def steps_told(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "steps").read_text().split()]
+
+
 def test_steps_are_told_once_over_all_starts(ledger: Path, tmp_path: Path) -> None:
     session(tmp_path / "own", 1, 2, 3, ends=KeyboardInterrupt)
     with (tmp_path / "own" / "steps").open("a") as file:
         file.write("4")  # torn: the step was not told
     session(tmp_path / "own", 1, 2, 3, 4, 5)
     own = "['train/learning_rate', 'train/loss']"
+    assert steps_told(tmp_path / "own") == [1, 2, 3, 4, 4, 5]
     assert ledger.read_text().splitlines() == [
         "start", "settings 2", *(f"{n} {own}" for n in (1, 2, 3)), "finish",
         "start", *(f"{n} {own}" for n in (4, 5)), "finish",
@@ -286,7 +269,7 @@ def test_without_trackers_nothing_is_told_or_written(tmp_path: Path) -> None:
 def test_trackers_are_not_told_of_a_generator(tiny_folder: Path) -> None:
     own = recipe(tiny_folder)
     train = {"report_to": ["tensorboard"]}
-    settings = {"corpora": {"ecqa": {"path": "x"}}, "train": train}
+    settings = {"corpora": {"starter": {"train": 2}}, "tasks": ["naturalness"], "train": train}
     told = own.model_copy(update={"generator": Generator.model_validate(settings)})
     with pytest.raises(RecipeError, match=r"generator\.train\.report_to: found tensorboard"):
         checked(told)

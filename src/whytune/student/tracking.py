@@ -89,9 +89,10 @@ def telling(accelerator: Accelerator, tracked: Tracked | None) -> Iterator[Tell]
     def tell(step: int, loss: float, rate: float, measured: Mapping[str, Any] | None) -> None:
         if step <= before:
             return
-        # First, so that no step is told twice. The line outlives this process, if not the computer.
+        # First, so that no step is told twice. The line outlives this process, if not the computer;
+        # it begins anew, as the last one may be torn.
         with steps.open("a", encoding="utf-8") as file:
-            file.write(f"{step}\n")
+            file.write(f"\n{step}\n")
         accelerator.log(_values(loss, rate, measured), step=step)
 
     try:

@@ -23,62 +23,28 @@ What is promised:
   is missing, with or without Ray.
 """
 
-import os
-import platform
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from whytune import cell_state, errors, store
-from whytune.errors import WhytuneError, WorkError
+from whytune import errors, store
+from whytune.errors import WorkError
 from whytune.progress import Advance, Progress
 from whytune.recipe import Recipe
-from whytune.records import Scorecard
 from whytune.run_folder import Cell
-from whytune.study import holding, ray_connection
+from whytune.study import ray_connection
+from whytune.study.ray_task import LOOK, Board, Cards, Fault, Given, teach
 from whytune.study.summary import Materials
 
 RETRIES = 3
 """How often a cell is begun anew because its process or node died."""
-_LOOK = 1.0
-"""Seconds between two looks at what the tasks tell."""
+_NAMED = 3
+"""Cells of which a line says how far they are."""
 _GRACE = 10.0
 """Seconds that interrupted tasks have to end by themselves."""
-
-Cards = dict[str, Scorecard] | None
-"""Task -> scorecard; None where another process finished the cell."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What all tasks have in common; each node gets it once."""
-
-    recipe: Recipe
-    materials: Materials
-    folder: Path
-    """Of the study, absolute."""
-    claim: Callable[[Recipe, Materials, Path], None]
-    """Makes the folder the recipe's own, or refuses to; called before anything is written."""
-    threads: int
-    command: tuple[str, ...]
-    """`sys.argv` of the process that runs the study: a run says how it came about."""
-
-    def place(self, cell: Cell) -> Path:
-        """The run folder of a cell."""
-        return self.folder / "runs" / cell.id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """What a cell failed of."""
-
-    error: str
-    """The name of one of whytune's own errors."""
-    message: str
 
 
 def run(
@@ -117,9 +83,8 @@ def run(
     if faults:
         first = next(iter(faults.values()))
         lines = [f"{cell.id}: {fault.message}" for cell, fault in faults.items()]
-        rest = len(cells) - len(faults)
-        lines.append(f"{len(faults)} of {len(cells)} cells failed; {rest} are finished and stay; "
-                     "put it right and run the same again")  # fmt: skip
+        lines.append(f"{len(faults)} of {len(cells)} cells failed; the others are finished; put it "
+                     "right and run the same again")  # fmt: skip
         raise getattr(errors, first.error)("\n".join(lines))
     made = (store.read_json(given.place(cell) / "run.json") for cell in cells)
     return sum(sum(facts["seconds"].values()) for facts in made)
@@ -174,7 +139,7 @@ class _Tasks:
             self._begin(board, wanted)
             with self._show.work("students on Ray", len(self._cells)) as advance:
                 while self._open:
-                    done, _ = ray.wait(list(self._open), num_returns=1, timeout=_LOOK)
+                    done, _ = ray.wait(list(self._open), num_returns=1, timeout=LOOK)
                     self._look(board, advance)
                     for task in done:
                         self._end(task)
@@ -211,8 +176,9 @@ class _Tasks:
                 self._show.say(f"{cell}: runs as {where}")
             self._where[cell] = where
         waiting = len(self._open) - len(running)
-        doing = "; ".join(f"{cell} {told[cell][1]}".strip() for cell in sorted(running))
-        advance(0, ", ".join(part for part in (f"{waiting} waiting", doing) if part))
+        doing = "; ".join(f"{cell} {told[cell][1]}" for cell in sorted(running)[:_NAMED])
+        parts = (f"{len(running)} running", f"{waiting} waiting", doing)
+        advance(0, ", ".join(part for part in parts if part))
 
     def _end(self, task: Any) -> None:
         cell = self._open.pop(task)
@@ -229,98 +195,19 @@ class _Tasks:
     def _stop(self) -> None:
         """End what still runs; all of it is fit to go on from."""
         left = list(self._open)
-        if not left:
-            return
-        for task in left:
-            self._ray.cancel(task)
-        _, left = self._ray.wait(left, num_returns=len(left), timeout=_GRACE)
-        for task in left:
-            self._ray.cancel(task, force=True)
+        with suppress(self._ray.exceptions.RayError):  # what stopped it is told already
+            for task in left:
+                self._ray.cancel(task)
+            if left:
+                _, left = self._ray.wait(left, num_returns=len(left), timeout=_GRACE)
+            for task in left:
+                self._ray.cancel(task, force=True)
 
 
 def _said(error: Exception) -> str:
     """What Ray tells, by its last line, which is the cause."""
+    last = str(error).strip().rpartition("\n")[2]
     return (
-        f"Ray: {type(error).__name__} ({str(error).strip().splitlines()[-1][:300]}); expected the "
-        "cell to end; see to the cluster, and run the same again: it goes on where it stopped"
+        f"Ray: {type(error).__name__} ({last[:300]}); expected the cell to end; see to the cluster, "
+        "and run the same again: it goes on where it stopped"
     )
-
-
-def teach(given: Given, cell: Cell, board: Any, before: Cards | Fault) -> Cards | Fault:
-    """A task, on a node: make one cell.
-
-    Args:
-        given: what all have in common.
-        cell: which.
-        board: is told how far it is.
-        before: what came of the cell that this one is matched to; None where there is none.
-
-    Returns:
-        Scorecards, or what is wrong with input or work; Ray takes what is raised for a fault of
-        its own.
-    """
-    import torch
-
-    if isinstance(before, Fault):
-        other = given.recipe.arms[cell.arm].gradient_of
-        return Fault(error="WorkError", message=f"not begun, as arm {other} failed before it")
-    torch.set_num_threads(given.threads)
-    sys.argv = [*given.command]
-    own = [given.materials[cell.corpus, task] for task in cell.tasks]
-    show = _Telling(board, cell)
-    try:
-        if cell_state.finished(given.recipe, cell, own, given.place(cell)):
-            return None  # its process died when all was done
-        return holding.make(
-            given.recipe, cell, own, given.place(cell), show,
-            begin=lambda: given.claim(given.recipe, given.materials, given.folder),
-        )  # fmt: skip
-    except WhytuneError as error:
-        return Fault(error=type(error).__name__, message=str(error))
-
-
-class Board:
-    """An actor beside the process that runs the study: where each cell runs, and how far it is."""
-
-    def __init__(self) -> None:
-        self._told: dict[str, tuple[str, str]] = {}
-
-    def tell(self, cell: str, where: str, what: str) -> None:
-        """Of a cell: which process makes it, and what it does just now."""
-        self._told[cell] = (where, what)
-
-    def told(self) -> dict[str, tuple[str, str]]:
-        """Cell -> what was told of it last."""
-        return self._told
-
-
-class _Telling(Progress):
-    """Shows nothing on the node, and tells the board."""
-
-    def __init__(self, board: Any, cell: Cell):
-        super().__init__(quiet=True)
-        self._board, self._cell = board, cell
-        self._next = 0.0
-        self._tell("begins")
-
-    def _tell(self, what: str) -> None:
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + _LOOK
-        where = f"process {os.getpid()} on {platform.node()}"
-        self._board.tell.remote(self._cell.id, where, what)
-
-    def say(self, text: str) -> None:
-        self._tell(text)
-
-    @contextmanager
-    def work(self, title: str, total: int) -> Iterator[Advance]:
-        done = 0
-        what = title.removeprefix(f"{self._cell.id}: ")
-
-        def advance(count: int = 1, note: str = "") -> None:
-            nonlocal done
-            done += count
-            self._tell(f"{what} {done} of {total}")
-
-        yield advance
