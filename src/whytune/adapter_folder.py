@@ -163,4 +163,6 @@ def _facts(folder: Path, told: dict[str, Any]) -> Facts:
 
 def _task(told: dict[str, Any]) -> Task:
     labels = tuple(Label(**label) for label in told["labels"])
-    return Task(name=told["name"], kind=Kind(told["kind"]), question=told["question"], labels=labels)
+    return Task(
+        name=told["name"], kind=Kind(told["kind"]), question=told["question"], labels=labels
+    )

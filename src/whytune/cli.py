@@ -125,6 +125,33 @@ def evaluate(run: options.Run, on: options.OnCorpus, as_json: options.AsJson = F
 
 
 @app.command()
+def predict(
+    run: options.Judge,
+    file: options.Data,
+    out: options.Judged = None,
+    text: options.TextColumn = None,
+    messages: options.MessagesColumn = None,
+    task: options.AskedTasks = None,
+    explain: options.Explain = False,
+    abstain_below: options.AbstainBelow = None,
+    batch_size: options.BatchSize = 16,
+    base: options.BaseModel = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Judge every row of a file; goes on where it stopped."""
+    from whytune import judge_file
+
+    how = judge_file.How(
+        text=text, messages=messages, tasks=task, explain=explain, abstain_below=abstain_below,
+        batch_size=batch_size, base=base,
+    )  # fmt: skip
+    found = judge_file.predict(run, file, out, how, Progress())
+    shown.predicted(found)
+    if as_json:
+        shown.json_line(found)
+
+
+@app.command()
 def check(
     recipe: options.RecipePath,
     page: options.Page = None,

@@ -24,6 +24,10 @@ class Norm(StrEnum):
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")]
+Judge = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A finished run, an adapter's folder, or its Hub id."),
+]
 Study = Annotated[Path, typer.Argument(metavar="DIR", help="A study folder.")]
 RunsOrStudies = Annotated[
     list[Path],
@@ -120,5 +124,29 @@ WeightsOnly = Annotated[
 InsideOut = Annotated[
     Path | None,
     typer.Option("--out", help="Folder to write to (default: the study, or inside/NAME)."),
+]
+Judged = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="File to write (default: NAME.judged.SUFFIX)."),
+]
+TextColumn = Annotated[
+    str | None, typer.Option("--text", metavar="COLUMN", help="Column of texts (default: text).")
+]
+MessagesColumn = Annotated[
+    str | None,
+    typer.Option("--messages", metavar="COLUMN", help="Column of conversations, as chat messages."),
+]
+AskedTasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="NAME", help="A task to answer; repeatable (default: all)."),
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Say why, too; takes much longer.")]
+AbstainBelow = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, metavar="P", help="No label where its probability is below P."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")]
+BaseModel = Annotated[
+    str | None, typer.Option("--base", metavar="MODEL", help="Where the base model lies now.")
 ]
 Draws = Annotated[int, typer.Option(min=100, help="For intervals and permutation tests.")]

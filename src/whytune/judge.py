@@ -16,6 +16,7 @@ from whytune.errors import InputError, ModelError
 from whytune.evidence.calibrate import apply
 from whytune.records import Example, Layout, Prediction, Task
 from whytune.settings import hint
+from whytune.student.targets import EXPLAINS_FIRST
 
 if TYPE_CHECKING:
     from whytune.student.models import Student
@@ -120,6 +121,7 @@ class Judge:
                 items that cannot be read (by their numbers from 0), before anything is asked.
         """
         asked = self.asked(tasks, explain=explain)
+        _check_batch(batch_size)
         examples = judge_items.read(items, self.facts.roles)
         return list(self._answers(iter(examples), asked, explain, calibrated, batch_size))
 
@@ -133,6 +135,7 @@ class Judge:
             InputError: as `predict`; of an item that cannot be read, when its turn comes.
         """
         asked = self.asked(tasks, explain=explain)
+        _check_batch(batch_size)
         judge_items.check(items)
         examples = judge_items.stream(items, self.facts.roles)
         return self._answers(examples, asked, explain, calibrated, batch_size)
@@ -175,12 +178,13 @@ class Judge:
             InputError: no such column, or one of the new ones is there already; or as `predict`.
         """
         asked = self.asked(tasks, explain=explain)
+        _check_batch(batch_size)
         rows = judge_columns.cells(table, text, messages)
         names = judge_columns.of(asked, self.explains(explain), prefix)
         judge_columns.refuse_taken([name for name, _ in names], judge_columns.named(table))
         found: list[list[Any]] = []
         for chunk in chunks(iter(rows), CHUNK * batch_size):
-            found += (judge_columns.flat(own, self.explains(explain))
+            found += (judge_columns.flat(own, asked, self.explains(explain))
                       for own in self.rows(chunk, rows.conversations, asked, explain=explain,
                                            calibrated=calibrated, batch_size=batch_size))  # fmt: skip
         return judge_columns.added(table, names, found)
@@ -270,12 +274,15 @@ def asked(
 
 def explains(facts: Facts, explain: bool) -> bool:
     """`Judge.explains`, before there is a judge."""
-    return explain or facts.layout in (Layout.EXPLANATION_LABEL, Layout.BOTH_SIDES)
+    return explain or facts.layout in EXPLAINS_FIRST
+
+
+def _check_batch(size: int) -> None:
+    if size < 1:
+        raise InputError(f"batch_size: found {size}, expected 1 or more")
 
 
 def chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """So many at a time, as they come."""
     while chunk := list(islice(items, size)):
         yield chunk
-
-

@@ -18,13 +18,13 @@ _FAULTS = 5
 """Items that one message names; more are counted."""
 
 
-def example(item: Any, roles: Collection[str]) -> Example:
+def example(item: Any, roles: Collection[str] | None) -> Example:
     """One item as an example, whose id is a hash of its content.
 
     Args:
         item: a text; a conversation, as a list of chat messages (`role`, and `content` as text or
             as a list of `{type: text, text}` parts) or of `Turn`s; or an `Example`, taken as it is.
-        roles: who may speak in chat messages; `Turn`s may have any speaker.
+        roles: who may speak in chat messages; None: anybody, as always in `Turn`s.
 
     Raises:
         ValueError: it is something else, or says nothing.
@@ -45,7 +45,7 @@ def example(item: Any, roles: Collection[str]) -> Example:
     return Example(id=content_id("item", turns), source="items", group="", turns=turns)
 
 
-def conversation(value: Any, roles: Collection[str]) -> Example:
+def conversation(value: Any, roles: Collection[str] | None) -> Example:
     """`example` of a table's cell that holds a conversation, which in a CSV is JSON text.
 
     Raises:
@@ -72,7 +72,7 @@ def text(value: Any) -> Example:
     return example(value, ())
 
 
-def read(items: Iterable[Any], roles: Collection[str]) -> list[Example]:
+def read(items: Iterable[Any], roles: Collection[str] | None) -> list[Example]:
     """All items, in their order.
 
     Raises:
@@ -92,7 +92,7 @@ def read(items: Iterable[Any], roles: Collection[str]) -> list[Example]:
     return examples
 
 
-def stream(items: Iterable[Any], roles: Collection[str]) -> Iterator[Example]:
+def stream(items: Iterable[Any], roles: Collection[str] | None) -> Iterator[Example]:
     """Like `read`, item by item.
 
     Raises:
@@ -124,14 +124,16 @@ def shown(value: Any) -> str:
     return told if len(told) <= 60 else f"{told[:57]}…"
 
 
-def _turn(turn: Any, roles: Collection[str]) -> Turn:
+def _turn(turn: Any, roles: Collection[str] | None) -> Turn:
     if isinstance(turn, Turn):
         _text(turn.text)
         return turn
     if not isinstance(turn, Mapping):
         raise ValueError(f"found {shown(turn)} in a conversation, expected {{role, content}}")
     role = turn.get("role")
-    if not isinstance(role, str) or role not in roles:
+    if not isinstance(role, str) or not role.strip():
+        raise ValueError(f"found role {shown(role)}, expected who speaks")
+    if roles is not None and role not in roles:
         raise ValueError(
             f"found role {shown(role)}, expected {_either(roles)}{_hint(role, roles)}; the student "
             "was taught no other speaker"
@@ -169,6 +171,6 @@ def _either(roles: Collection[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _hint(role: Any, roles: Collection[str]) -> str:
-    close = difflib.get_close_matches(role.lower(), roles, n=1) if isinstance(role, str) else []
+def _hint(role: str, roles: Collection[str]) -> str:
+    close = difflib.get_close_matches(role.lower(), roles, n=1)
     return f" (did you mean {close[0]}?)" if close else ""

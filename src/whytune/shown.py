@@ -193,6 +193,12 @@ def findings(found: Any) -> None:
             line(Text.assemble(*((_visible(p.text, p.part), PARTS[p.part]) for p in own)))
 
 
+def predicted(found: Any) -> None:
+    """What came of judging a file (`judge_file.Summary`)."""
+    line(f"{found.out}: {found.rows:,} rows; {found.judged:,} judged, {found.unreadable:,} unreadable, "
+         f"{found.abstained:,} abstained   ({_duration(found.seconds)})")  # fmt: skip
+
+
 def arms(found: Any) -> None:
     """What every arm takes (`loads.Costs`), a line each."""
     table = Table("arm", "learns", *(
