@@ -46,6 +46,8 @@ predict: {{per_device_eval_batch_size: 4, explanations: 1, max_new_tokens: 4}}
 evidence: {{bootstrap: 100, baselines: [prior]}}
 """
 QUIET = Progress(quiet=True)
+# Ray reads a setting of its own by its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning")
 FILES = ("predictions.parquet", "adapter/adapter_model.safetensors", "history.jsonl",
          "scorecard.json", "examples.json")  # fmt: skip
 """Of a run, without times."""

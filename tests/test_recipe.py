@@ -72,8 +72,8 @@ tokens: 3
         "r.yaml: train.learning_rate: found -1; input should be greater than 0",
         'r.yaml: train.lora_r: found "many"; input should be a valid integer, unable to parse '
         "string as an integer",
-        "r.yaml: tokens: no such setting; known: name, model, corpora, tasks, arms, seeds, matrix, teachers, "
-        "merge, merger, journal, lessons, prompt, train, predict, evidence, generator, reasons",
+        "r.yaml: tokens: no such setting; known: name, model, corpora, tasks, arms, seeds, matrix, inside, "
+        "teachers, merge, merger, journal, lessons, prompt, train, predict, evidence, generator, reasons",
     ]
 
 

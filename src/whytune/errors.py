@@ -9,6 +9,7 @@
     + ModelError          a base model or adapter that cannot be had or used
     + FolderError         a run or study folder that is missing, foreign, or of another recipe
     + MissingExtraError   an optional part of whytune is not installed
+    + ClassifierInputError  texts or labels that a classifier cannot take; a ValueError, too
   * WorkError             the input was right, the work failed (exit code 1)
     + TrainingError       training left the finite numbers
     + EvidenceError       figures that are not defined on what was measured
@@ -28,6 +29,10 @@ class InputError(WhytuneError):
     """What was handed in is wrong."""
 
     exit_code = 2
+
+
+class ClassifierInputError(InputError, ValueError):
+    """What was handed to a classifier is wrong; also the ValueError that scikit-learn expects."""
 
 
 class RecipeError(InputError):

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from whytune import judge as judges
 from whytune import judge_items, recipe_file, store
 from whytune.corpora.identity import hash_order
-from whytune.errors import InputError
+from whytune.errors import ClassifierInputError, InputError
 from whytune.progress import Progress
 from whytune.recipe import digest
 from whytune.records import Example, Prediction
@@ -25,10 +25,6 @@ from whytune.study import grid
 
 TASK = "label"
 """Name of the one task."""
-
-
-class ClassifierInputError(InputError, ValueError):
-    """What was handed to a classifier is wrong; also the ValueError that scikit-learn expects."""
 
 
 class JudgeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # it ships no types
