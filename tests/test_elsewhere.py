@@ -127,7 +127,9 @@ def test_the_base_is_as_it_was_after_every_student(
     alone = asked(base)
     answers = []
     for cell in [*cells, cells[0]]:
-        with elsewhere.attached(recipe, cell.arm, base, study / "runs" / cell.id / "adapter") as student:
+        with elsewhere.attached(
+            recipe, cell.arm, base, study / "runs" / cell.id / "adapter"
+        ) as student:
             answers.append(asked(student))
         after = base.model.state_dict()
         assert after.keys() == before.keys()

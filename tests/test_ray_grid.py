@@ -69,6 +69,8 @@ def alone(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """Two nodes of one processor each."""
+    if not os.environ.get("WHYTUNE_RAY_STUDY"):
+        pytest.skip("studies on Ray nodes are not proved yet; WHYTUNE_RAY_STUDY=1 tries them")
     pytest.importorskip("ray", reason=NO_RAY)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster

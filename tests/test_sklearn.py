@@ -17,9 +17,9 @@ from sklearn.utils.validation import validate_data
 
 import whytune
 from whytune import store
-from whytune.errors import InputError
+from whytune.errors import ClassifierInputError, InputError
 from whytune.records import Example, Outcome, Prediction
-from whytune.sklearn import TASK, ClassifierInputError, JudgeClassifier
+from whytune.sklearn import TASK, JudgeClassifier
 
 GOOD, BAD = "It says what to do next", "It repeats the question"
 TEXTS = [f"{(GOOD, BAD)[n % 2]}, number {n}." for n in range(12)]

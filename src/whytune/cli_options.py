@@ -88,7 +88,11 @@ OnCluster = Annotated[
 ]
 OnNodes = Annotated[
     str | None,
-    typer.Option("--on", metavar="ray[://ADDRESS]", help="Teach on all nodes of a Ray cluster."),
+    typer.Option(
+        "--on",
+        metavar="ray[://ADDRESS]",
+        help="Teach on all nodes of a Ray cluster (experimental).",
+    ),
 ]
 Examples = Annotated[
     bool, typer.Option(help="Show test examples; leave them out to publish the page.")

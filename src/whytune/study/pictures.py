@@ -103,9 +103,7 @@ def _standing(folder: Path, key: str, part: Part) -> Picture:
         caption += f" Too far off to be drawn: {', '.join(far)}."
     names = list(dict.fromkeys(row["name"] for row in rows if row["role"] != "ceiling"))
     chart = figures.standing(near, names)
-    return picture(
-        folder, f"{key}--standing", "Where the arms stand", caption, rows, [("", chart)]
-    )
+    return picture(folder, f"{key}--standing", "Where the arms stand", caption, rows, [("", chart)])
 
 
 def _far(row: Record, rows: Sequence[Record]) -> bool:
